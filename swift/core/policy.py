@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Storage policies: what kinds of durability the cluster offers, by index and by name.
+
+Read from the [storage-policy:N] sections of swift.conf. What a policy's kind means is
+asked of its `redundancy`; no other room looks at `policy_type`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from swift.core.errors import ConfigError
+from swift.core.redundancy import Redundancy, Replication
+from swift.core.settings import bind, boolean, csv, option
+
+LEGACY_NAME = "Policy-0"
+_SECTION = re.compile(r"storage-policy:(\d+)\Z")
+_NAME = re.compile(r"[A-Za-z0-9-]+\Z")
+
+
+@dataclass(frozen=True)
+class PolicyOptions:
+    """[storage-policy:N] of swift.conf, whatever the kind."""
+
+    name: str = option("", doc="Letters, digits and dashes; unique in any case.")
+    aliases: tuple[str, ...] = option((), parse=csv, doc="Further names, by commas.")
+    policy_type: str = option("replication", doc="How objects are kept.")
+    default: bool = option(False, parse=boolean, doc="For containers that name none.")
+    deprecated: bool = option(False, parse=boolean, doc="Not for new containers.")
+    diskfile_module: str = option("", doc="Storage engine, egg:package#entry.")
+
+
+@dataclass(frozen=True)
+class StoragePolicy:
+    """One policy.
+
+    names: the name and then the aliases. engine: entry point in the group swift.diskfile.
+    """
+
+    index: int
+    names: tuple[str, ...]
+    redundancy: Redundancy
+    is_default: bool = False
+    is_deprecated: bool = False
+    engine: str = "egg:swift#replication.fs"
+
+    @property
+    def name(self) -> str:
+        """The name that is shown."""
+        return self.names[0]
+
+    def _suffixed(self, base: str) -> str:
+        return f"{base}-{self.index}" if self.index else base
+
+    @property
+    def ring_name(self) -> str:
+        """`object` or `object-N`, the stem of the ring file."""
+        return self._suffixed("object")
+
+    @property
+    def objects_dir(self) -> str:
+        """`objects[-N]`, below a device."""
+        return self._suffixed("objects")
+
+    @property
+    def tmp_dir(self) -> str:
+        """`tmp[-N]`, below a device."""
+        return self._suffixed("tmp")
+
+    @property
+    def pending_dir(self) -> str:
+        """`async_pending[-N]`, below a device."""
+        return self._suffixed("async_pending")
+
+
+Reader = Callable[[Mapping[str, str], str, str], Redundancy]
+"""(options, file, section) → redundancy; raises ConfigError."""
+
+
+def _read_replication(
+    values: Mapping[str, str], source: str, section: str
+) -> Redundancy:
+    return Replication()
+
+
+_READERS: dict[str, Reader] = {"replication": _read_replication}
+_ENGINES = {
+    "replication": "egg:swift#replication.fs",
+    "erasure_coding": "egg:swift#erasure_coding.fs",
+}
+
+
+class StoragePolicies:
+    """The policies of a cluster; exactly one is the default, index 0 always exists."""
+
+    def __init__(self, policies: list[StoragePolicy], source: str = "-") -> None:
+        self._by_index = {policy.index: policy for policy in policies}
+        self._by_name: dict[str, StoragePolicy] = {}
+        for policy in policies:
+            for name in policy.names:
+                if name.lower() in self._by_name:
+                    raise ConfigError(
+                        source,
+                        f"storage-policy:{policy.index}",
+                        "name",
+                        f"{name!r} is taken by another policy",
+                    )
+                self._by_name[name.lower()] = policy
+        defaults = [policy for policy in policies if policy.is_default]
+        if len(defaults) != 1:
+            raise ConfigError(
+                source, "storage-policy", "default", "exactly one must be the default"
+            )
+        self.default = defaults[0]
+
+    def __iter__(self) -> Iterator[StoragePolicy]:
+        return iter(self._by_index[index] for index in sorted(self._by_index))
+
+    def __len__(self) -> int:
+        return len(self._by_index)
+
+    def by_index(self, index: int | str | None) -> StoragePolicy | None:
+        """The policy of an index; None or empty means 0; None when there is none such."""
+        try:
+            return self._by_index.get(int(index or 0))
+        except ValueError:
+            return None
+
+    def by_name(self, name: str) -> StoragePolicy | None:
+        """The policy of a name or alias in any case, or None."""
+        return self._by_name.get(name.lower())
+
+    @classmethod
+    def from_sections(
+        cls, sections: Mapping[str, Mapping[str, str]], source: str
+    ) -> StoragePolicies:
+        """Read the sections of swift.conf; without any, policy 0 is `Policy-0`."""
+        policies = []
+        for section, values in sections.items():
+            if not section.startswith("storage-policy:"):
+                continue
+            match = _SECTION.match(section)
+            if match is None:
+                raise ConfigError(source, section, "-", "index is no number")
+            policies.append(_read_policy(int(match[1]), values, source, section))
+        if not policies:
+            policies = [StoragePolicy(0, (LEGACY_NAME,), Replication())]
+        if not any(policy.index == 0 for policy in policies):
+            raise ConfigError(source, "storage-policy:0", "-", "policy 0 must exist")
+        if len(policies) == 1 and not policies[0].is_default:
+            if policies[0].is_deprecated:
+                raise ConfigError(
+                    source, "storage-policy:0", "deprecated", "the only policy is"
+                )
+            policies = [_as_default(policies[0])]
+        return cls(policies, source)
+
+
+def _as_default(policy: StoragePolicy) -> StoragePolicy:
+    return StoragePolicy(
+        policy.index, policy.names, policy.redundancy, True, False, policy.engine
+    )
+
+
+def _read_policy(
+    index: int, values: Mapping[str, str], source: str, section: str
+) -> StoragePolicy:
+    options = bind(PolicyOptions, values, source=source, section=section)
+    names = [options.name or (LEGACY_NAME if index == 0 else "")]
+    names += [alias for alias in options.aliases if alias not in names]
+    for name in names:
+        if not _NAME.match(name):
+            raise ConfigError(source, section, "name", f"{name!r} is no policy name")
+        if name.lower() == LEGACY_NAME.lower() and index != 0:
+            raise ConfigError(source, section, "name", f"{name} is kept for policy 0")
+    if options.deprecated and options.default:
+        raise ConfigError(source, section, "deprecated", "the default cannot be")
+    reader = _READERS.get(options.policy_type)
+    if reader is None:
+        raise ConfigError(
+            source, section, "policy_type", f"{options.policy_type!r} is unknown"
+        )
+    return StoragePolicy(
+        index,
+        tuple(names),
+        reader(values, source, section),
+        options.default,
+        options.deprecated,
+        options.diskfile_module or _ENGINES[options.policy_type],
+    )
