@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tree of domain errors: one class per reaction of a caller, not per place of origin.
+"""The tree of domain errors: a class per reaction of a caller, not per place of origin.
 
-Every error carries the values its message needs. What an error means to an HTTP client is
-said in `wire/request.py`, to a shell in `cli/`; nothing here knows status codes.
+Every error carries the values its message needs. What an error means to an HTTP client
+is said in `wire/request.py`, to a shell in `cli/`; nothing here knows status codes.
 """
 
 from __future__ import annotations

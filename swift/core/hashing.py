@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a name lives: path hash, partition, and the directories they make.
 
-hash = MD5(prefix + path + suffix), with the cluster's secret prefix and suffix; the partition
-is its first `part_power` bits. Format: doc/source/formats/ring.md; golden: path_hash.csv.
+hash = MD5(prefix + path + suffix), with the cluster's secret prefix and suffix; the
+partition is its first `part_power` bits. Format: doc/source/formats/ring.md; golden:
+path_hash.csv.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class HashSalt:
 
 
 def partition_of(digest: bytes, part_power: int) -> int:
-    """The partition of a path hash: its first `part_power` bits, 0 ≤ part_power ≤ 32."""
+    """The partition of a path hash: its first `part_power` bits, 0 to 32 of them."""
     return int.from_bytes(digest[:4], "big") >> (32 - part_power)
 
 

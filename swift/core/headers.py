@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one registry of header names, and the mapping that carries headers.
 
-A header value is a WSGI string: the bytes of the wire seen as Latin-1. Names are compared
-without regard to case and written Title-Cased by the rule of the wire (first letter of each
-dash-separated word). Which headers a client may send and who stores them is decided by the
-predicates below; gatekeeper, the stores and the reference page read this table.
+A header value is a WSGI string: the bytes of the wire seen as Latin-1. Names are
+compared without regard to case and written Title-Cased by the rule of the wire (first
+letter of each dash-separated word). Which headers a client may send and who stores them
+is decided by the predicates below; gatekeeper, the stores and the reference page read
+this table.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from swift.core.errors import InvalidInput
 from swift.core.settings import TRUE_WORDS
 from swift.core.timestamp import Timestamp
 
-# --- HTTP (RFC 9110) -------------------------------------------------------------------
+# HTTP (RFC 9110)
 ACCEPT = "Accept"
 ACCEPT_RANGES = "Accept-Ranges"
 ALLOW = "Allow"
@@ -53,7 +54,7 @@ VARY = "Vary"
 WWW_AUTHENTICATE = "Www-Authenticate"
 X_ROBOTS_TAG = "X-Robots-Tag"
 
-# --- Cross-origin requests (Fetch standard) ----------------------------------------------
+# Cross-origin requests (Fetch standard)
 ACCESS_CONTROL_ALLOW_HEADERS = "Access-Control-Allow-Headers"
 ACCESS_CONTROL_ALLOW_METHODS = "Access-Control-Allow-Methods"
 ACCESS_CONTROL_ALLOW_ORIGIN = "Access-Control-Allow-Origin"
@@ -62,7 +63,7 @@ ACCESS_CONTROL_MAX_AGE = "Access-Control-Max-Age"
 ACCESS_CONTROL_REQUEST_HEADERS = "Access-Control-Request-Headers"
 ACCESS_CONTROL_REQUEST_METHOD = "Access-Control-Request-Method"
 
-# --- Identity, tracing --------------------------------------------------------------------
+# Identity, tracing
 X_AUTH_KEY = "X-Auth-Key"
 X_AUTH_TOKEN = "X-Auth-Token"  # noqa: S105 (a header name)
 X_AUTH_TOKEN_EXPIRES = "X-Auth-Token-Expires"  # noqa: S105
@@ -78,7 +79,7 @@ X_STORAGE_USER = "X-Storage-User"
 X_TRANS_ID = "X-Trans-Id"
 X_TRANS_ID_EXTRA = "X-Trans-Id-Extra"
 
-# --- The public API -------------------------------------------------------------------------
+# The public API
 DESTINATION = "Destination"
 DESTINATION_ACCOUNT = "Destination-Account"
 X_ACCOUNT_ACCESS_CONTROL = "X-Account-Access-Control"
@@ -113,7 +114,7 @@ X_STORAGE_POLICY = "X-Storage-Policy"
 X_TIMESTAMP = "X-Timestamp"
 X_VERSIONS_LOCATION = "X-Versions-Location"
 
-# --- Between nodes (contract backend-http) ---------------------------------------------------
+# Between nodes (contract backend-http)
 CONTENT_TYPE_TIMESTAMP = "Content-Type-Timestamp"
 X_ACCOUNT_DEVICE = "X-Account-Device"
 X_ACCOUNT_HOST = "X-Account-Host"
@@ -186,7 +187,7 @@ X_OBJ_METADATA_FOOTER = "X-Obj-Metadata-Footer"
 X_OBJ_MULTIPHASE_COMMIT = "X-Obj-Multiphase-Commit"
 X_SIZE = "X-Size"
 
-# --- Families: names that begin so -----------------------------------------------------------
+# Families: names that begin so
 BACKEND = "X-Backend-"
 BACKEND_UPDATE_OVERRIDE = "X-Backend-Container-Update-Override-"
 OBJECT_TRANSIENT_SYSMETA = "X-Object-Transient-Sysmeta-"
@@ -255,8 +256,8 @@ _TITLES_MAX = 4096
 def title(name: str) -> str:
     """The name as it is written: `x-object-META-foo` → `X-Object-Meta-Foo`.
 
-    Only ASCII letters change. Results of the common names are remembered, up to a bound,
-    so that a peer sending random names costs no memory.
+    Only ASCII letters change. Results of the common names are remembered, up to a
+    bound, so that a peer sending random names costs no memory.
     """
     known = _TITLES.get(name)
     if known is None:
@@ -305,7 +306,7 @@ def true(value: str | None) -> bool:
 
 
 class Headers(dict[str, str]):
-    """Header names → values; names in any case, kept Title-Cased, in order of arrival."""
+    """Header names → values; names in any case, kept Title-Cased, in order."""
 
     __slots__ = ()
 

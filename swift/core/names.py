@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of accounts, containers and objects, how paths hold them, and how long they may be.
+"""Names of accounts, containers and objects: how paths hold them, how long they may be.
 
 Only this room splits or quotes a path. A name is decoded text (str); on the wire it is
-percent-encoded UTF-8, in a WSGI environ it is UTF-8 seen as Latin-1. Names are taken as they
-are: no normalisation of dots, case or Unicode.
+percent-encoded UTF-8, in a WSGI environ it is UTF-8 seen as Latin-1. Names are taken as
+they are: no normalisation of dots, case or Unicode.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def split_client_path(path: str) -> ClientPath:
 
 
 def split_node_path(path: str) -> NodePath:
-    """Read a decoded backend path. Raises InvalidInput unless device and partition stand.
+    """Read a decoded backend path. Raises InvalidInput without device and partition.
 
     Both must be one path segment that is no dot segment, for they become parts of file
     names.
@@ -218,8 +218,8 @@ def is_safe_segment(text: str) -> bool:
 def check_reserved(name: Name) -> None:
     """Hold a name to the rules of the reserved namespace; raises InvalidInput.
 
-    NUL may only come first, and a container and its objects are both reserved or both not,
-    but in accounts of the cluster itself (first character a dot).
+    NUL may only come first, and a container and its objects are both reserved or both
+    not, but in accounts of the cluster itself (first character a dot).
     """
     parts = [name.account]
     if not isinstance(name, AccountName):

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The only reader of pickled formats, and it builds nothing but plain data.
 
-Rings' builders, object metadata, suffix hashes and pending updates are pickles on disk and
-on the wire. A pickle can name any callable of the interpreter; this loader knows a short
-table of names and answers them with functions of its own, so a hostile pickle is an error and
-nothing more. Formats: doc/source/formats/.
+Rings' builders, object metadata, suffix hashes and pending updates are pickles on disk
+and on the wire. A pickle can name any callable of the interpreter; this loader knows a
+short table of names and answers them with functions of its own, so a hostile pickle is
+an error and nothing more. Formats: doc/source/formats/.
 """
 
 from __future__ import annotations
 
 import io
-import pickle  # noqa: S403 (restricted below)
+import pickle
 from array import array
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from swift.core.errors import FormatError
 
 SIZE_MAX = 256 * 1024 * 1024
-"""Bytes of the largest pickle that is read; a builder of 2^20 partitions needs 30 MB."""
+"""Bytes of the largest pickle read; a builder of 2^20 partitions needs 30 MB."""
 
 
 class UnsafePickle(FormatError):
@@ -49,8 +49,8 @@ def _load(data: bytes, names: Mapping[tuple[str, str], Callable[..., Any]]) -> A
         return _Loader(io.BytesIO(data), names).load()
     except UnsafePickle:
         raise
-    # Whatever a hostile stream of opcodes makes the machine trip over is the same to the
-    # caller; the list is what CPython's unpickler is known to raise.
+    # Whatever a hostile stream of opcodes makes the machine trip over is the same to
+    # the caller; the list is what CPython's unpickler is known to raise.
     except (
         pickle.UnpicklingError,
         ArithmeticError,
@@ -138,7 +138,7 @@ _PLAIN: dict[tuple[str, str], Callable[..., Any]] = {
     ("__builtin__", "bytes"): _bytes,
 }
 
-_BUILDER = {
+_BUILDER: dict[tuple[str, str], Callable[..., Any]] = {
     ("array", "array"): _array,
     ("array", "_array_reconstructor"): _array_from_bytes,
 }

@@ -36,7 +36,7 @@ class PolicyOptions:
 class StoragePolicy:
     """One policy.
 
-    names: the name and then the aliases. engine: entry point in the group swift.diskfile.
+    names: the name and then the aliases. engine: entry point of group swift.diskfile.
     """
 
     index: int
@@ -122,7 +122,7 @@ class StoragePolicies:
         return len(self._by_index)
 
     def by_index(self, index: int | str | None) -> StoragePolicy | None:
-        """The policy of an index; None or empty means 0; None when there is none such."""
+        """The policy of an index (None or empty: 0), or None when there is none."""
         try:
             return self._by_index.get(int(index or 0))
         except ValueError:

@@ -154,7 +154,7 @@ def option(
 
 
 def options_of(config: type[Any]) -> dict[str, OptionSpec]:
-    """Field name → option, in the order of the fields; fields without option left out."""
+    """Field name → option, in the order of the fields that are options."""
     found = {}
     for field in dataclasses.fields(config):
         if _METADATA_KEY in field.metadata:

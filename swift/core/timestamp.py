@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A point in time as the cluster orders events, and its written forms.
 
-A Timestamp counts units of 10 µs (`raw`) and carries an `offset` that breaks ties between
-events of the same time. Equality and order are those of the internal form, whose string
-order is the time order. Format: doc/source/formats/timestamps.md; the golden vectors pin
-it (test/interop/test_timestamps.py).
+A Timestamp counts units of 10 µs (`raw`) and carries an `offset` that breaks ties
+between events of the same time. Equality and order are those of the internal form, whose
+string order is the time order. Format: doc/source/formats/timestamps.md; the golden
+vectors pin it (test/interop/test_interop_hashing.py).
 """
 
 from __future__ import annotations
@@ -80,17 +80,18 @@ class Timestamp:
     def from_iso(cls, text: str) -> Timestamp:
         """Read the form of listings, `YYYY-MM-DDTHH:MM:SS.ffffff`, in UTC."""
         try:
-            moment = datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%f")
+            moment = datetime.strptime(text + "+0000", "%Y-%m-%dT%H:%M:%S.%f%z")
         except ValueError as error:
             raise TimestampError(f"not an ISO time: {text!r}") from error
-        since = moment.replace(tzinfo=timezone.utc) - _EPOCH
+        since = moment - _EPOCH
         micros = (since.days * 86400 + since.seconds) * 1_000_000 + since.microseconds
         return cls(round(micros / 10))
 
     @property
     def normal(self) -> str:
         """`1402464677.04188`, without the offset."""
-        return "%010d.%05d" % divmod(self.raw, UNITS_PER_SECOND)
+        whole, fraction = divmod(self.raw, UNITS_PER_SECOND)
+        return f"{whole:010d}.{fraction:05d}"
 
     @property
     def internal(self) -> str:
@@ -166,8 +167,8 @@ def encode_triple(
 ) -> str:
     """Write up to three timestamps as the first and hex differences.
 
-    explicit: a difference is written even when it is 0 (names of .meta files); otherwise
-    (database rows) either both are written or, when both are 0, none.
+    explicit: a difference is written even when it is 0 (names of .meta files);
+    otherwise (database rows) either both are written or, when both are 0, none.
     """
     second_given, third_given = second is not None, third is not None
     middle = first if second is None else second
@@ -186,7 +187,7 @@ def encode_triple(
 
 
 def decode_triple(text: str) -> tuple[Timestamp, Timestamp, Timestamp]:
-    """Read a row's times: data, content type, metadata; missing ones as the previous."""
+    """Read a row's times: data, content type, metadata; a missing one as the last."""
     first, second, third = decode_explicit(text)
     second = second or first
     return first, second, third or second
