@@ -2,9 +2,9 @@
 """A point in time as the cluster orders events, and its written forms.
 
 A Timestamp counts units of 10 µs (`raw`) and carries an `offset` that breaks ties
-between events of the same time. Equality and order are those of the internal form, whose
-string order is the time order. Format: doc/source/formats/timestamps.md; the golden
-vectors pin it (test/interop/test_interop_hashing.py).
+between events of the same time. Equality and order are those of the internal form,
+whose string order is the time order. Format: doc/source/formats/timestamps.md; the
+golden vectors pin it (test/interop/test_interop_hashing.py).
 """
 
 from __future__ import annotations
@@ -189,8 +189,8 @@ def encode_triple(
 def decode_triple(text: str) -> tuple[Timestamp, Timestamp, Timestamp]:
     """Read a row's times: data, content type, metadata; a missing one as the last."""
     first, second, third = decode_explicit(text)
-    second = second or first
-    return first, second, third or second
+    middle = first if second is None else second
+    return first, middle, middle if third is None else third
 
 
 def decode_explicit(

@@ -1,0 +1,81 @@
+# One command per flow; `make run` and `make test` set everything up by themselves.
+# Needs: Python >= 3.10 with venv, and make.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.stamp
+SAIO   ?= saio
+PORT   ?= 8080
+SEED   ?= 1
+COUNT  ?= 200
+
+.PHONY: help setup run test check format lint types unit interop functional probe \
+        sim bench docs clients ci clean
+
+help: ## Say what each target does
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP) ## Make the virtual environment with the pinned dependencies
+
+$(STAMP): requirements.lock setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "swift needs Python 3.10 or newer; try: make PYTHON=python3.11 $@"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "Python's venv module is missing; on Debian or Ubuntu:"; \
+	    echo "  sudo apt-get install python3-venv"; exit 1; }
+	@echo "== virtual environment in $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "== dependencies (about a minute the first time)"
+	@$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements.lock
+	@$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -e .
+	@touch $@
+
+run: setup ## Start a whole cluster on this machine (SAIO=folder PORT=number)
+	@exec $(BIN)/swift-saio --port $(PORT) $(SAIO)
+
+test: check interop functional probe sim ## Everything that must be green, under 15 minutes
+
+check: lint types unit ## Before each commit, under two minutes
+
+format: setup ## Rewrite the code in the common format
+	$(BIN)/ruff format swift test
+	$(BIN)/ruff check --fix swift test
+
+lint: setup ## ruff
+	$(BIN)/ruff format --check swift test
+	$(BIN)/ruff check swift test
+
+types: setup ## mypy --strict
+	$(BIN)/mypy
+
+unit: setup ## Unit tests
+	$(BIN)/python -m pytest -n 2 test/unit
+
+interop: setup ## Golden files of the system we replace
+	$(BIN)/python -m pytest -n 2 test/interop
+
+functional: setup ## Over HTTP, against a cluster that the tests start
+	$(BIN)/python -m pytest test/functional
+
+probe: setup ## Several servers; things are broken on purpose
+	$(BIN)/python -m pytest test/probe
+
+sim: setup ## A whole cluster in one process (SEED= COUNT=)
+	@if [ -e test/sim/run.py ]; then \
+	  $(BIN)/python -m test.sim.run --seed $(SEED) --count $(COUNT); \
+	else echo "no simulation yet"; fi
+
+clients: setup ## Real clients: swift, rclone, restic, curl
+	$(BIN)/python -m pytest test/functional/test_functional_clients.py
+
+bench: setup ## CPU time per request, in ms and in H
+	$(BIN)/python -m test.bench.run
+
+docs: setup ## HTML in doc/build/html
+	$(BIN)/python -m sphinx -W -q -b html doc/source doc/build/html
+
+ci: test docs ## What .ci/run asks for
+
+clean: ## Remove what the targets made, but no data
+	rm -rf $(VENV) build doc/build *.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+
+from swift.core.errors import ConfigError
+from swift.core.policy import StoragePolicies
+
+
+def read(**sections):
+    named = {
+        f"storage-policy:{name.removeprefix('p')}": values
+        for name, values in sections.items()
+    }
+    return StoragePolicies.from_sections(named, "swift.conf")
+
+
+def test_without_sections_there_is_policy_0():
+    policies = read()
+    assert [policy.name for policy in policies] == ["Policy-0"]
+    assert policies.default.index == 0
+
+
+def test_policies_are_found_by_index_name_and_alias_in_any_case():
+    policies = read(
+        p0={"name": "gold", "default": "yes"},
+        p3={"name": "silver", "aliases": "cheap, Slow"},
+    )
+    assert policies.by_name("SLOW") is policies.by_index("3")
+    assert policies.by_index(None) is policies.default
+    assert policies.by_index(7) is None
+    assert policies.by_name("bronze") is None
+
+
+def test_directories_and_rings_carry_the_index_but_for_policy_0():
+    policies = read(p0={"name": "gold", "default": "yes"}, p3={"name": "silver"})
+    gold, silver = policies
+    assert (gold.ring_name, gold.objects_dir) == ("object", "objects")
+    assert (silver.ring_name, silver.objects_dir) == ("object-3", "objects-3")
+    assert (silver.tmp_dir, silver.pending_dir) == ("tmp-3", "async_pending-3")
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        pytest.param({"p1": {"name": "x", "default": "yes"}}, id="no policy 0"),
+        pytest.param({"p0": {"name": "x"}, "p1": {"name": "y"}}, id="no default"),
+        pytest.param(
+            {"p0": {"name": "x", "default": "on"}, "p1": {"name": "X"}}, id="same name"
+        ),
+        pytest.param({"p0": {"name": "a b"}}, id="bad name"),
+        pytest.param(
+            {"p0": {"name": "x", "deprecated": "1"}}, id="only one deprecated"
+        ),
+        pytest.param({"p0": {"name": "x", "policy_type": "magic"}}, id="unknown kind"),
+        pytest.param(
+            {"p0": {"name": "x", "default": "on"}, "p1": {"name": "Policy-0"}},
+            id="name of policy 0",
+        ),
+        pytest.param({"px": {"name": "x"}}, id="index is no number"),
+    ],
+)
+def test_policies_that_make_no_sense_are_refused_by_name(sections):
+    with pytest.raises(ConfigError, match=r"swift\.conf \[storage-policy"):
+        read(**sections)
