@@ -80,5 +80,5 @@ def test_a_reserve_is_bytes_or_percent():
     assert settings.reserve("5") == Reserve(bytes=5)
     assert settings.reserve(" 2.5% ") == Reserve(percent=2.5)
     for text in ("101%", "-1", "x"):
-        with pytest.raises(ValueError, match=r"must|could not"):
+        with pytest.raises(ValueError, match=r"must|could not|invalid"):
             settings.reserve(text)

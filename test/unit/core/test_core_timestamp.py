@@ -37,7 +37,8 @@ def test_internal_forms_sort_like_the_times(one, other):
 
 @given(stamps, stamps)
 def test_inversion_turns_the_order_round(one, other):
-    if one < other and other.inverted().raw >= 0:
+    # The very last instant with an offset has no inverse: it would be negative.
+    if one < other and other.raw < RAW_MAX:
         assert one.inverted() > other.inverted()
 
 
