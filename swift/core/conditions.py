@@ -47,8 +47,8 @@ class Conditions:
     def verdict(self, etag: str, last_modified: int) -> int | None:
         """NOT_MODIFIED, PRECONDITION_FAILED, or None when the request may go on.
 
-        etag: of the thing that exists, without quotes. last_modified: whole seconds since
-        1970, as the Last-Modified header says.
+        etag: of the thing that exists, without quotes. last_modified: whole seconds
+        since 1970, as the Last-Modified header says.
         """
         if self.none_match is not None and tag_matches(self.none_match, etag):
             return NOT_MODIFIED

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Expiring objects: when an object goes, and which queue row says so.
 
-Every X-Delete-At has a row in a container of the hidden queue account, named by the day
-and, so that one day does not load one container, by the object's hash. The expirer reads
-those rows. Format: contract object-on-disk 13; golden: hashing/expirer_queue.json.
+Every X-Delete-At has a row in a container of the hidden queue account, named by the
+day and, so that one day does not load one container, by the object's hash. The expirer
+reads those rows. Format: doc/source/formats/expirer-queue.md; the golden names pin it
+(test/interop/test_interop_expiry.py).
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 """MIME documents inside a body: a push parser, and writers of the two kinds in use.
 
 The two are the documents of a multi-phase PUT (object body, footers, commit; contract
-backend-http 3) and multipart/byteranges (RFC 9110, section 14.6). The parser is fed chunks of
-any size and hands each byte of a part on as soon as it can not belong to a boundary; what it
-holds back is shorter than the boundary.
+backend-http 3) and multipart/byteranges (RFC 9110, section 14.6). The parser is fed
+chunks of any size and hands each byte of a part on as soon as it can not belong to a
+boundary; what it holds back is shorter than the boundary.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class PartEnd:
 
 
 Event = PartStart | PartEnd | bytes
-"""What the parser reports; bytes are a piece of the open part's content, never empty."""
+"""What the parser reports; bytes are a piece of the open part's content, not empty."""
 
 
 class MimeParser:
@@ -85,8 +85,8 @@ class MimeParser:
         at_headers = self._state == self._in_headers and not self._held
         return self.finished or at_headers
 
-    # Each state takes bytes, appends events, and returns what is left for the next state;
-    # None when it needs more (it has put aside what it must see again).
+    # Each state takes bytes, appends events, and returns what is left for the next
+    # state; None when it needs more (it has put aside what it must see again).
 
     def _before_first(self, data: bytes, events: list[Event]) -> bytes | None:
         opening = self._delimiter[2:]
@@ -177,7 +177,7 @@ def _headers(block: bytes) -> Headers:
     return headers
 
 
-# --- Documents of a multi-phase PUT ------------------------------------------------------
+# --- Documents of a multi-phase PUT --------------------------------------------------
 
 
 def body_opening(boundary: str) -> bytes:
@@ -214,7 +214,7 @@ def commit_document(boundary: str) -> bytes:
     )
 
 
-# --- multipart/byteranges ----------------------------------------------------------------
+# --- multipart/byteranges ------------------------------------------------------------
 
 
 def ranges_content_type(boundary: str) -> str:

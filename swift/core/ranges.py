@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Byte ranges: what a Range header asks for, and which bytes of a thing that makes.
 
-A header that breaks the grammar is ignored and the whole is sent; one that asks for bytes
-that are not there, or for so many pieces that it looks like an attack, cannot be satisfied
-(RFC 9110, section 14.2 and 17.15). Used by the object server and by the proxy.
+A header that breaks the grammar is ignored and the whole is sent; one that asks for
+bytes that are not there, or for so many pieces that it looks like an attack, cannot be
+satisfied (RFC 9110, section 14.2 and 17.15). Used by the object server and by the proxy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 RANGES_MAX = 50
 """Satisfiable ranges in one request."""
@@ -103,8 +104,7 @@ def satisfiable(specs: Sequence[RangeSpec], length: int) -> list[ByteRange]:
     if len(found) > RANGES_MAX:
         return []
     if len(found) > UNORDERED_MAX and any(
-        later.start < earlier.start
-        for earlier, later in zip(found, found[1:], strict=False)
+        later.start < earlier.start for earlier, later in pairwise(found)
     ):
         return []
     if _overlaps(found) > OVERLAPS_MAX:

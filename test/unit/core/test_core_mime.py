@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MIME documents: what the writers write, the push parser reads, in chunks of any size."""
+"""MIME documents: what the writers write, the parser reads, in chunks of any size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BOUNDARY = "bb"
 
 
 def parse(data, sizes, *, inside=False):
-    """[(headers, content)] of a document fed in pieces of the given sizes, and the parser."""
+    """[(headers, content)] of a document fed in pieces of these sizes, and the parser."""
     parser = mime.MimeParser(BOUNDARY.encode(), inside=inside)
     parts = []
     at, turn = 0, 0
@@ -95,9 +95,9 @@ def test_a_document_that_begins_otherwise_is_an_error(data):
 def test_endless_headers_are_an_error():
     parser = mime.MimeParser(b"bb")
     parser.feed(b"--bb\r\n")
+    parser.feed(b"X-Long: " + b"x" * 60000)
     with pytest.raises(FormatError):
-        for _ in range(100):
-            parser.feed(b"X-Long: " + b"x" * 1000)
+        parser.feed(b"x" * 10000)
 
 
 def test_large_chunks_pass_without_a_copy():
