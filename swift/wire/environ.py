@@ -56,7 +56,7 @@ HTTP_X_BACKEND_ALLOW_RESERVED_NAMES = "HTTP_X_BACKEND_ALLOW_RESERVED_NAMES"
 HTTP_X_BACKEND_STORAGE_POLICY_INDEX = "HTTP_X_BACKEND_STORAGE_POLICY_INDEX"
 HTTP_X_BACKEND_REPLICATION = "HTTP_X_BACKEND_REPLICATION"
 
-# --- Who asks, and what that one may ---------------------------------------------------
+# --- Who asks, and what that one may -------------------------------------------------
 AUTHORIZE = "swift.authorize"
 """Callable(Request) → None when allowed, else the Response that denies."""
 AUTHORIZE_OVERRIDE = "swift.authorize_override"
@@ -66,11 +66,9 @@ CLEAN_ACL = "swift.clean_acl"
 OWNER = "swift_owner"
 RESELLER_REQUEST = "reseller_request"
 AUTH_ACCESS_USER_ID = "swift.access_user_id"
-AUTHORIZED_BY_TOKEN_OF = "swift.auth_groups"
 
-# --- What the request is part of ---------------------------------------------------------
-TRANS_ID = "swift.trans_id"
-SWIFT_TRANS_ID = TRANS_ID
+# --- What the request is part of -----------------------------------------------------
+TRANS_ID = SWIFT_TRANS_ID = "swift.trans_id"
 SOURCE = "swift.source"
 """Two- or three-letter code of the filter that made this sub-request."""
 LOG_INFO = "swift.log_info"
@@ -89,7 +87,7 @@ LEAVE_RELATIVE_LOCATION = "swift.leave_relative_location"
 VALID_API_VERSIONS = "swift.valid_api_versions"
 POSTHOOKS = "eventlet.posthooks"
 
-# --- Facts shared along the pipeline ------------------------------------------------------
+# --- Facts shared along the pipeline -------------------------------------------------
 CACHE = "swift.cache"
 """The memcache-like client that the cache filter provides."""
 INFOCACHE = "swift.infocache"
@@ -100,7 +98,7 @@ POLICY_INDEX = "swift.policy_index"
 """What the proxy found out, for the access log."""
 ADDITIONAL_INFO = "swift.additional_info"
 
-# --- Between wire/protocol and the applications -------------------------------------------
+# --- Between wire/protocol and the applications --------------------------------------
 CONNECTION_CLOSE = "swift.connection_close"
 """Set by an app: the connection must not be used again after this answer."""
 
@@ -215,10 +213,15 @@ def split_target(target: str) -> tuple[str, str]:
     return unquote_to_bytes(path).decode("latin-1"), query
 
 
+def quote_path(path: str) -> str:
+    """A decoded path (a WSGI string) percent-encoded, slashes kept."""
+    return _quote(path.encode("latin-1"), safe="/")
+
+
 def path_qs(environ: Mapping[str, Any]) -> str:
     """The percent-encoded path with its query, as a client would write it."""
     path = environ.get(SCRIPT_NAME, "") + environ.get(PATH_INFO, "")
-    quoted = _quote(path.encode("latin-1"), safe="/")
+    quoted = quote_path(path)
     query = environ.get(QUERY_STRING, "")
     return f"{quoted}?{query}" if query else quoted
 
