@@ -3,7 +3,7 @@
 
 A header that breaks the grammar is ignored and the whole is sent; one that asks for
 bytes that are not there, or for so many pieces that it looks like an attack, cannot be
-satisfied (RFC 9110, section 14.2 and 17.15). Used by the object server and by the proxy.
+satisfied (RFC 9110, section 14.2 and 17.15).
 """
 
 from __future__ import annotations

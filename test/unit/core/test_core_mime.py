@@ -15,7 +15,7 @@ BOUNDARY = "bb"
 
 
 def parse(data, sizes, *, inside=False):
-    """[(headers, content)] of a document fed in pieces of these sizes, and the parser."""
+    """[(headers, content, last)] of a document fed in pieces, and the parser."""
     parser = mime.MimeParser(BOUNDARY.encode(), inside=inside)
     parts = []
     at, turn = 0, 0
