@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a process knows of its cluster: salt, limits, storage policies, and rings.
 
-Loaded once from `swift_dir` and handed to constructors. Rings refresh themselves: a lookup
-looks at the file at most every `reload_s`, and a changed file replaces the ring as a whole;
-one that cannot be read leaves the old ring in place and is logged once.
+Loaded once from `swift_dir` and handed to constructors. Rings refresh themselves: a
+lookup looks at the file at most every `reload_s`, and a changed file replaces the ring
+as a whole; one that cannot be read leaves the old ring in place and is logged once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LIMITS_SECTION = "swift-constraints"
 
 
 class RingUnavailable(Unavailable):
-    """A ring file that is missing or cannot be read, and no older ring to go on with."""
+    """A ring file that is missing or unreadable, and no older ring to go on with."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"ring {path}: {reason}")

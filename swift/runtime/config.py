@@ -2,8 +2,8 @@
 """The .conf files: reading, merging, interpolation, and the options of every program.
 
 A configuration is one INI file or a directory of `*.conf`. `[DEFAULT]` is inherited by
-every section. Rules: contract config §1. Text is UTF-8; bytes that are not UTF-8 survive
-as surrogates, so that a secret read here and encoded again is the bytes of the file.
+every section. Rules: contract config §1. Text is UTF-8; bytes that are not survive as
+surrogates, so that a secret read here and encoded again is the bytes of the file.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class ConfFile:
     def app_section(self, name: str) -> dict[str, str]:
         """The options of an app or filter section, by the rules of paste files.
 
-        A default wins over a plain assignment, `set name = value` over a default. Raises
-        ConfigError when the section is missing.
+        A default wins over a plain assignment, `set name = value` over a default.
+        Raises ConfigError when the section is missing.
         """
         if name not in self.sections:
             raise ConfigError(self.source, name, "-", "no such section")
@@ -261,7 +261,7 @@ class ServerConfig:
 
 
 def walk_sections(conf: ConfFile, prefix: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Each section whose name begins with `prefix`: what follows it, and its options."""
+    """Each section whose name begins so: what follows the prefix, and its options."""
     for name in conf.sections:
         if name.startswith(prefix):
             yield name[len(prefix) :], conf.section(name)

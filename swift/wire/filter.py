@@ -59,6 +59,8 @@ class Process:
         self.log_name = conf.get("log_name", log_name)
         self.log = log or get_logger(conf, self.log_name, source=source)
         self.info = InfoRegistry()
+        # An infocache.InfoFetcher, which the proxy app puts here for the filters.
+        self.info_fetcher: Any = None
         self._cluster = cluster
         self._metrics: dict[str, Metrics] = {}
 
@@ -96,7 +98,7 @@ class PipelineContext(dict[str, str]):
 
     @classmethod
     def of(cls, global_conf: Mapping[str, str] | None) -> PipelineContext:
-        """The context itself, or one made for a plain mapping (other loaders, tests)."""
+        """The context itself, or one made of a plain mapping (for tests)."""
         if isinstance(global_conf, PipelineContext):
             return global_conf
         return cls(global_conf)
@@ -127,7 +129,7 @@ class PipelineContext(dict[str, str]):
         return self.process.metrics(self.process.log_name)
 
     def metrics_of(self, tail: str) -> Metrics:
-        """The counters whose legacy names begin with `tail`, such as `tempauth.AUTH_`."""
+        """The counters whose legacy names begin with `tail` (`tempauth.AUTH_`)."""
         return self.process.metrics(tail)
 
     def logger(self, name: str = "") -> Logger:

@@ -1,0 +1,720 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The log of a process, and the templates of access lines.
+
+Lines go to syslog and, when asked for, to the console. A disabled level costs one
+comparison; a line that syslog does not take at once is dropped and counted, for a full
+socket must never hold up requests. Rules: contract config §8 and §9.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import re
+import socket
+import string
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, Protocol
+from urllib.parse import quote
+
+from swift.core.settings import bind, boolean, csv, natural, option
+from swift.runtime import green
+from swift.runtime.config import load_plugin, port
+
+CRITICAL = 50
+ERROR = 40
+WARNING = 30
+NOTICE = 25
+INFO = 20
+DEBUG = 10
+
+LEVELS = {
+    "CRITICAL": CRITICAL,
+    "FATAL": CRITICAL,
+    "ERROR": ERROR,
+    "WARNING": WARNING,
+    "WARN": WARNING,
+    "NOTICE": NOTICE,
+    "INFO": INFO,
+    "DEBUG": DEBUG,
+    "NOTSET": 0,
+}
+FACILITIES = {
+    name: number
+    for number, name in enumerate(
+        [
+            "KERN",
+            "USER",
+            "MAIL",
+            "DAEMON",
+            "AUTH",
+            "SYSLOG",
+            "LPR",
+            "NEWS",
+            "UUCP",
+            "CRON",
+            "AUTHPRIV",
+            "FTP",
+        ]
+    )
+} | {f"LOCAL{number}": 16 + number for number in range(8)}
+
+_SEVERITIES = ((50, 2), (40, 3), (30, 4), (25, 5), (20, 6), (0, 7))
+_RETRY_S = 1.0
+_LINE_MAX = 60000  # a datagram that any syslog takes
+_CUT = " ... "
+
+
+def log_level(text: str) -> int:
+    """A level's name, with or without `LOG_`, as its number."""
+    name = text.strip().upper().removeprefix("LOG_")
+    if name not in LEVELS:
+        raise ValueError("is no log level")
+    return LEVELS[name]
+
+
+def log_facility(text: str) -> int:
+    """A syslog facility's name, with or without `LOG_`, as its number."""
+    name = text.strip().upper().removeprefix("LOG_")
+    if name not in FACILITIES:
+        raise ValueError("is no syslog facility")
+    return FACILITIES[name]
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """The log_* options."""
+
+    log_name: str = option("", doc="What lines begin with; the server's name if unset.")
+    log_facility: int = option(
+        FACILITIES["LOCAL0"], parse=log_facility, doc="Syslog facility."
+    )
+    log_level: int = option(INFO, parse=log_level, doc="Least level that is logged.")
+    log_address: str = option("/dev/log", doc="Socket of the syslog daemon.")
+    log_udp_host: str = option("", doc="Syslog over UDP to this host instead.")
+    log_udp_port: int = option(514, parse=port, doc="UDP port of that host.")
+    log_max_line_length: int = option(
+        0, parse=natural, doc="Longer lines lose their middle; 0 is no limit."
+    )
+    log_headers: bool = option(False, parse=boolean, doc="Access lines hold headers.")
+    log_custom_handlers: tuple[str, ...] = option(
+        (), parse=csv, doc="Functions that add handlers, as module.function."
+    )
+
+
+class Sink(Protocol):
+    """Where finished lines go."""
+
+    def write(self, level: int, line: str) -> None:
+        """Take one line; never blocks, never raises."""
+
+
+class SyslogSink:
+    """The syslog daemon behind a datagram socket (RFC 3164 without the time).
+
+    address: a socket's path, or (host, port). A path that is not there falls back to
+    UDP on this machine. dropped: lines lost since the last one that went through.
+    """
+
+    def __init__(
+        self, name: str, facility: int, address: str | tuple[str, int]
+    ) -> None:
+        self.name = name
+        self.address = address
+        self.dropped = 0
+        self._prefixes = {
+            level: f"<{facility * 8 + severity}>{name}: "
+            for level, severity in _SEVERITIES
+        }
+        self._socket: socket.socket | None = None
+        self._retry_at = 0.0
+
+    def write(self, level: int, line: str) -> None:
+        """Send one line, or count it as dropped."""
+        if self._socket is None and not self._connect():
+            self.dropped += 1
+            return
+        if self.dropped:
+            lost, self.dropped = self.dropped, 0
+            if not self._send(WARNING, f"{lost} log lines were lost"):
+                self.dropped = lost + 1
+                return
+        if not self._send(level, line):
+            self.dropped += 1
+
+    def close(self) -> None:
+        """Close the socket; the next line opens it again."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _connect(self) -> bool:
+        now = green.monotonic()
+        if now < self._retry_at:
+            return False
+        self._retry_at = now + _RETRY_S
+        address = self.address
+        if isinstance(address, str) and not os.path.exists(address):
+            address = ("localhost", 514)
+        try:
+            if isinstance(address, str):
+                made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            else:
+                family, kind, protocol, _, address = socket.getaddrinfo(  # type: ignore[assignment]
+                    address[0], address[1], type=socket.SOCK_DGRAM
+                )[0]
+                made = socket.socket(family, kind, protocol)
+            made.setblocking(False)
+            made.connect(address)
+        except OSError:
+            return False
+        self._socket = made
+        return True
+
+    def _send(self, level: int, line: str) -> bool:
+        data = (self._prefix(level) + line).encode("utf-8", "surrogateescape")
+        assert self._socket is not None
+        try:
+            self._socket.send(data[:_LINE_MAX])
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE:
+                # The daemon is away: leave it alone for a while, or every line would
+                # cost a failing system call.
+                self.close()
+                self._retry_at = green.monotonic() + _RETRY_S
+            return False
+        return True
+
+    def _prefix(self, level: int) -> str:
+        found = self._prefixes.get(level)
+        if found is None:
+            near = next(floor for floor, _ in _SEVERITIES if level >= floor)
+            found = self._prefixes[near]
+        return found
+
+
+class ConsoleSink:
+    """The console, for --verbose and tools."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def write(self, level: int, line: str) -> None:
+        """Print one line on stderr."""
+        try:
+            sys.__stderr__.write(f"{self.name}: {line}\n")  # type: ignore[union-attr]
+            sys.__stderr__.flush()  # type: ignore[union-attr]
+        except (OSError, ValueError, AttributeError):
+            return
+
+
+class StdlibSink:
+    """The standard library's logging, for handlers that operators bring along."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self.logger = logger
+
+    def write(self, level: int, line: str) -> None:
+        """Hand on one line."""
+        self.logger.log(level, "%s", line)
+
+
+class ListSink:
+    """Keeps (level, line) pairs in memory, for tests and tools."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[int, str]] = []
+
+    def write(self, level: int, line: str) -> None:
+        """Keep one line."""
+        self.lines.append((level, line))
+
+
+class Logger:
+    """The log of a process.
+
+    `txn` and `client_ip` are appended to a line that does not hold them yet.
+    """
+
+    __slots__ = ("level", "log_headers", "max_length", "name", "prefix", "sinks")
+
+    def __init__(
+        self,
+        name: str,
+        sinks: Iterable[Sink] = (),
+        *,
+        level: int = INFO,
+        max_length: int = 0,
+        prefix: str = "",
+        log_headers: bool = False,
+    ) -> None:
+        self.name = name
+        self.sinks = list(sinks)
+        self.level = level
+        self.max_length = max_length
+        self.prefix = prefix
+        self.log_headers = log_headers
+
+    def with_prefix(self, prefix: str) -> Logger:
+        """The same log, each line begun by `prefix`."""
+        return Logger(
+            self.name,
+            self.sinks,
+            level=self.level,
+            max_length=self.max_length,
+            prefix=self.prefix + prefix,
+            log_headers=self.log_headers,
+        )
+
+    def is_enabled(self, level: int) -> bool:
+        """True when lines of that level are written; ask before costly arguments."""
+        return level >= self.level
+
+    def debug(
+        self, message: str, *args: object, txn: str = "", client_ip: str = ""
+    ) -> None:
+        """A decision and its facts."""
+        if self.level <= DEBUG:
+            self._write(DEBUG, message, args, txn, client_ip)
+
+    def info(
+        self, message: str, *args: object, txn: str = "", client_ip: str = ""
+    ) -> None:
+        """A pass or a server changed state; progress."""
+        if self.level <= INFO:
+            self._write(INFO, message, args, txn, client_ip)
+
+    def notice(
+        self, message: str, *args: object, txn: str = "", client_ip: str = ""
+    ) -> None:
+        """Starts and stops."""
+        if self.level <= NOTICE:
+            self._write(NOTICE, message, args, txn, client_ip)
+
+    def warning(
+        self, message: str, *args: object, txn: str = "", client_ip: str = ""
+    ) -> None:
+        """Degraded; it will be tried again."""
+        if self.level <= WARNING:
+            self._write(WARNING, message, args, txn, client_ip)
+
+    def error(
+        self, message: str, *args: object, txn: str = "", client_ip: str = ""
+    ) -> None:
+        """Someone must look."""
+        if self.level <= ERROR:
+            self._write(ERROR, message, args, txn, client_ip)
+
+    def critical(
+        self, message: str, *args: object, txn: str = "", client_ip: str = ""
+    ) -> None:
+        """The process cannot go on."""
+        self._write(CRITICAL, message, args, txn, client_ip)
+
+    def exception(
+        self, message: str, *args: object, txn: str = "", client_ip: str = ""
+    ) -> None:
+        """An error with the traceback of the exception being handled."""
+        if self.level <= ERROR:
+            trace = traceback.format_exc().rstrip()
+            self._write(ERROR, f"{message}: \n%s", (*args, trace), txn, client_ip)
+
+    def log(
+        self,
+        level: int,
+        message: str,
+        *args: object,
+        txn: str = "",
+        client_ip: str = "",
+    ) -> None:
+        """A line of any level."""
+        if self.level <= level:
+            self._write(level, message, args, txn, client_ip)
+
+    def line(self, level: int, text: str) -> None:
+        """A finished line without arguments: access lines."""
+        if self.level <= level:
+            self._emit(level, text)
+
+    def _write(
+        self,
+        level: int,
+        message: str,
+        args: tuple[object, ...],
+        txn: str,
+        client_ip: str,
+    ) -> None:
+        if args:
+            try:
+                message = message % args
+            except (TypeError, ValueError):
+                message = f"{message} {args!r}"
+        if txn and txn not in message:
+            message = f"{message} (txn: {txn})"
+        if client_ip and client_ip not in message:
+            message = f"{message} (client_ip: {client_ip})"
+        self._emit(level, message)
+
+    def _emit(self, level: int, text: str) -> None:
+        if self.prefix:
+            text = self.prefix + text
+        if "\n" in text:
+            text = text.replace("\n", "#012")
+        if self.max_length and len(text) > self.max_length:
+            text = cut_middle(text, self.max_length)
+        for sink in self.sinks:
+            sink.write(level, text)
+
+
+NULL_LOG = Logger("-", level=CRITICAL + 1)
+"""A log that goes nowhere."""
+
+
+def cut_middle(text: str, length: int) -> str:
+    """The text without its middle, `length` characters; a tiny limit cuts the end."""
+    if length < len(_CUT) + 2:
+        return text[:length]
+    half, odd = divmod(length - len(_CUT), 2)
+    return text[: half + odd] + _CUT + text[-half:]
+
+
+def get_logger(
+    conf: Mapping[str, str],
+    name: str,
+    *,
+    console: bool = False,
+    source: str = "-",
+    section: str = "DEFAULT",
+) -> Logger:
+    """The log that the log_* options of `conf` describe.
+
+    name: what lines begin with unless log_name is set. console: to stderr as well.
+    Never fails for want of a syslog daemon; raises ConfigError for a bad option.
+    """
+    config = bind(LogConfig, conf, source=source, section=section)
+    name = config.log_name or name
+    address: str | tuple[str, int] = config.log_address
+    if config.log_udp_host:
+        address = (config.log_udp_host, config.log_udp_port)
+    sinks: list[Sink] = [SyslogSink(name, config.log_facility, address)]
+    if console:
+        sinks.append(ConsoleSink(name))
+    if config.log_custom_handlers:
+        sinks.append(_custom_sink(config, conf, name, console))
+    return Logger(
+        name,
+        sinks,
+        level=config.log_level,
+        max_length=config.log_max_line_length,
+        log_headers=config.log_headers,
+    )
+
+
+def _custom_sink(
+    config: LogConfig, conf: Mapping[str, str], name: str, console: bool
+) -> StdlibSink:
+    logger = logging.getLogger(f"swift.{name}")
+    logger.propagate = False
+    logger.setLevel(config.log_level)
+    for spec in config.log_custom_handlers:
+        hook = load_plugin_function(spec)
+        hook(conf, name, console, name, "%(message)s", logger, logger)
+    return StdlibSink(logger)
+
+
+def load_plugin_function(spec: str) -> Callable[..., Any]:
+    """The function named `module.function`, `module:function` or by an entry point."""
+    if spec.startswith("egg:"):
+        found: Callable[..., Any] = load_plugin("swift.log_handler", spec)
+        return found
+    dotted = spec.replace(":", ".")
+    from_module, _, function = dotted.rpartition(".")
+    try:
+        module = __import__(from_module, fromlist=[function])
+        hook: Callable[..., Any] = getattr(module, function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise LookupError(f"no log handler {spec!r}") from error
+    return hook
+
+
+class _Bridge(logging.Handler):
+    def __init__(self, log: Logger) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log.line(record.levelno, f"{record.name}: {record.getMessage()}")
+
+
+def bridge_stdlib(log: Logger) -> None:
+    """Send what libraries warn of through the standard library to `log`."""
+    root = logging.getLogger()
+    for handler in [item for item in root.handlers if isinstance(item, _Bridge)]:
+        root.removeHandler(handler)
+    root.addHandler(_Bridge(log))
+
+
+# --- Access lines --------------------------------------------------------------------
+
+SERVER_LOG_FORMAT = (
+    "{remote_addr} - - [{time.d}/{time.b}/{time.Y}:{time.H}:{time.M}:{time.S} +0000] "
+    '"{method} {path}" {status} {content_length} "{referer}" "{txn_id}" '
+    '"{user_agent}" {trans_time:.4f} "{additional_info}" {pid} {policy_index}'
+)
+SERVER_FIELDS = frozenset(
+    [
+        "remote_addr",
+        "time",
+        "method",
+        "path",
+        "status",
+        "content_length",
+        "referer",
+        "txn_id",
+        "user_agent",
+        "trans_time",
+        "additional_info",
+        "pid",
+        "policy_index",
+        "disk",
+        "partition",
+        "account",
+        "container",
+        "object",
+    ]
+)
+PROXY_LOG_FORMAT = (
+    "{client_ip} {remote_addr} {end_time.datetime} {method} {path} {protocol} "
+    "{status_int} {referer} {user_agent} {auth_token} {bytes_recvd} {bytes_sent} "
+    "{client_etag} {transaction_id} {headers} {request_time} {source} {log_info} "
+    "{start_time} {end_time} {policy_index} {access_user_id}"
+)
+PROXY_FIELDS = frozenset(
+    [
+        "client_ip",
+        "remote_addr",
+        "end_time",
+        "start_time",
+        "method",
+        "path",
+        "protocol",
+        "status_int",
+        "referer",
+        "user_agent",
+        "auth_token",
+        "bytes_recvd",
+        "bytes_sent",
+        "client_etag",
+        "transaction_id",
+        "headers",
+        "request_time",
+        "source",
+        "log_info",
+        "policy_index",
+        "access_user_id",
+        "domain",
+        "account",
+        "container",
+        "object",
+        "ttfb",
+        "pid",
+        "wire_status_int",
+    ]
+)
+_ANONYMIZABLE = frozenset(
+    [
+        "remote_addr",
+        "client_ip",
+        "path",
+        "account",
+        "container",
+        "object",
+        "referer",
+        "user_agent",
+        "auth_token",
+        "access_user_id",
+        "domain",
+    ]
+)
+_TIMES = frozenset(("time", "start_time", "end_time"))
+_NUMBERS = frozenset(("trans_time", "request_time", "ttfb"))
+_STRFTIME = frozenset("aAbBcdHIjmMpSUwWxXyYZ")
+_PROXY_SAFE = ":/{}"
+_ALL_SAFE = re.compile(r"[A-Za-z0-9_.~:/{}-]*\Z").match
+
+Getter = Callable[[Mapping[str, Any]], str]
+
+
+@dataclass(frozen=True)
+class Anonymizer:
+    """Replaces a value by its digest: `{MD5}<hex>`, or `{SMD5}<hex>` with a salt."""
+
+    method: str = "md5"
+    salt: str = ""
+
+    def __post_init__(self) -> None:
+        if self.method.lower() not in hashlib.algorithms_available:
+            raise ValueError(f"log_anonymization_method {self.method!r} is unknown")
+
+    def digest(self, value: str) -> str:
+        """The stand-in; blank stays blank."""
+        if not value:
+            return ""
+        hasher = hashlib.new(self.method.lower(), usedforsecurity=False)
+        hasher.update(self.salt.encode())
+        hasher.update(value.encode("utf-8", "surrogateescape"))
+        mark = f"S{self.method}" if self.salt else self.method
+        return f"{{{mark.upper()}}}{hasher.hexdigest()}"
+
+
+class LineTemplate:
+    """An access-line template, parsed once.
+
+    fields: those that may appear. quoted: values are percent-quoted, as the proxy does.
+    Raises ValueError for a field or a form that is unknown.
+    """
+
+    def __init__(
+        self,
+        template: str,
+        fields: frozenset[str],
+        *,
+        anonymizer: Anonymizer,
+        quoted: bool,
+    ) -> None:
+        self.names: set[str] = set()
+        self._quoted = quoted
+        literals = [""]
+        getters: list[Getter] = []
+        running: tuple[str, str] | None = None  # a time that goes on: (field, codes)
+        for literal, name, spec, _ in string.Formatter().parse(template):
+            if name is None:
+                literals[-1] += literal
+                continue
+            field, _, part = name.partition(".")
+            if field not in fields:
+                raise ValueError(f"no field {name!r} in access lines")
+            self.names.add(field)
+            code = _strftime_code(field, part)
+            if running and code and running[0] == field:
+                # Neighbouring parts of one time become one text, made once a second.
+                codes = running[1] + literal.replace("%", "%%") + code
+                getters[-1] = _time_text(field, codes)
+                running = (field, codes)
+                continue
+            running = (field, code) if code else None
+            literals[-1] += literal
+            literals.append("")
+            getters.append(_getter(field, part, spec or "", anonymizer))
+        self._getters = getters
+        self._format = "%s".join(text.replace("%", "%%") for text in literals)
+
+    @classmethod
+    def for_server(
+        cls,
+        template: str = SERVER_LOG_FORMAT,
+        anonymizer: Anonymizer | None = None,
+    ) -> LineTemplate:
+        """log_format of the storage servers."""
+        return cls(
+            template or SERVER_LOG_FORMAT,
+            SERVER_FIELDS,
+            anonymizer=anonymizer or Anonymizer(),
+            quoted=False,
+        )
+
+    @classmethod
+    def for_proxy(
+        cls,
+        template: str = PROXY_LOG_FORMAT,
+        anonymizer: Anonymizer | None = None,
+    ) -> LineTemplate:
+        """log_msg_template of proxy_logging."""
+        return cls(
+            template or PROXY_LOG_FORMAT,
+            PROXY_FIELDS,
+            anonymizer=anonymizer or Anonymizer(),
+            quoted=True,
+        )
+
+    def render(self, values: Mapping[str, Any]) -> str:
+        """The line. Times are seconds since 1970; what is missing or blank is `-`."""
+        texts = [get(values) or "-" for get in self._getters]
+        if self._quoted and not _ALL_SAFE("".join(texts)):
+            texts = [
+                quote(text, safe=_PROXY_SAFE, errors="surrogateescape")
+                for text in texts
+            ]
+        return self._format % tuple(texts)
+
+
+def _strftime_code(field: str, part: str) -> str:
+    if field not in _TIMES:
+        return ""
+    if part == "datetime":
+        return "%d/%b/%Y/%H/%M/%S"
+    if part == "asctime":
+        return "%a %b %e %H:%M:%S %Y"
+    return f"%{part}" if len(part) == 1 and part in _STRFTIME else ""
+
+
+def _getter(field: str, part: str, spec: str, anonymizer: Anonymizer) -> Getter:
+    if field in _TIMES:
+        code = _strftime_code(field, part)
+        return _time_text(field, code) if code else _time_number(field, part)
+    if part == "anonymized" and field in _ANONYMIZABLE:
+        return lambda values: anonymizer.digest(str(values.get(field) or ""))
+    if part:
+        raise ValueError(f"no form {part!r} of {field!r} in access lines")
+    if spec:
+        format(0.0 if field in _NUMBERS else "", spec)  # raises ValueError when bad
+
+        def formatted(values: Mapping[str, Any]) -> str:
+            value = values.get(field)
+            return "" if value is None else format(value, spec)
+
+        return formatted
+
+    def plain(values: Mapping[str, Any]) -> str:
+        value = values.get(field)
+        return "" if value is None else str(value)
+
+    return plain
+
+
+def _time_text(field: str, codes: str) -> Getter:
+    second, text = -1, ""
+
+    def get(values: Mapping[str, Any]) -> str:
+        nonlocal second, text
+        now = int(values.get(field) or 0)
+        if now != second:
+            second = now
+            text = datetime.fromtimestamp(now, timezone.utc).strftime(codes)
+        return text
+
+    return get
+
+
+def _time_number(field: str, part: str) -> Getter:
+    forms: dict[str, Getter] = {
+        "": lambda values: f"{values.get(field) or 0:.9f}",
+        "iso8601": lambda values: datetime.fromtimestamp(
+            values.get(field) or 0, timezone.utc
+        ).strftime("%Y-%m-%dT%H:%M:%S.%f"),
+        "s": lambda values: str(int(values.get(field) or 0)),
+        "ms": lambda values: str(int((values.get(field) or 0) * 1e3)),
+        "us": lambda values: str(int((values.get(field) or 0) * 1e6)),
+        "ns": lambda values: str(int((values.get(field) or 0) * 1e9)),
+    }
+    if part not in forms:
+        raise ValueError(f"no form {part!r} of {field!r} in access lines")
+    return forms[part]
