@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: Apache-2.0
+"""make bench: CPU time per request, summed over all server processes, in ms and in H.
+
+The load comes from `wrk`. CPU time is read from /proc before and after each run, so
+what the load generator itself burns does not count. H is the CPU time per request of
+stock eventlet.wsgi answering 4 KiB from memory, measured in the same run; M is the CPU
+time of one MD5 over the same bytes. Nothing here judges: it prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import http.client
+import json
+import os
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from test.support.cluster import ROOT, Cluster, free_port, wait_until
+
+TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
+SMALL = 4096
+LARGE = 100 * 1024 * 1024
+NAMES = 10_000
+
+
+@dataclass
+class Row:
+    """One measurement; times in milliseconds."""
+
+    work: str
+    connections: int
+    requests: int
+    per_second: float
+    p50_ms: float
+    p99_ms: float
+    cpu_ms: float
+    in_h: float
+    errors: int
+
+
+def cpu_seconds(pids: list[int]) -> float:
+    """User and system time of the processes and all their threads."""
+    total = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        total += int(fields[11]) + int(fields[12])
+    return total * TICK_S
+
+
+def wrk(
+    url: str, connections: int, seconds: float, script: str, folder: Path
+) -> dict[str, float]:
+    """Run wrk; returns requests, per_second, p50_ms, p99_ms, errors."""
+    lua = folder / "load.lua"
+    lua.write_text(script + SUMMARY)
+    done = subprocess.run(
+        [
+            "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "30s",
+            "-s", str(lua), url,
+        ],
+        capture_output=True, text=True, check=True, timeout=seconds + 60,
+    )  # fmt: skip
+    match = re.search(r"^BENCH (.*)$", done.stdout, re.MULTILINE)
+    assert match, done.stdout + done.stderr
+    found: dict[str, float] = json.loads(match[1])
+    return found
+
+
+SUMMARY = """
+function done(summary, latency, requests)
+  local e = summary.errors
+  io.write(string.format(
+    'BENCH {"requests":%d,"seconds":%f,"p50_ms":%f,"p99_ms":%f,"errors":%d}\\n',
+    summary.requests, summary.duration / 1e6, latency:percentile(50) / 1e3,
+    latency:percentile(99) / 1e3,
+    e.connect + e.read + e.write + e.status + e.timeout))
+end
+"""
+
+
+def lua(method: str, path: str, token: str, count: int, body: int = 0) -> str:
+    """A wrk script that walks over `count` names, `%d` in `path`."""
+    text = f"wrk.body = string.rep('x', {body})\n" if body else ""
+    return (
+        text
+        + f"""
+local n = 0
+local headers = {{["X-Auth-Token"] = "{token}"}}
+function request()
+  n = n + 1
+  return wrk.format("{method}", string.format("{path}", n % {count}), headers, wrk.body)
+end
+"""
+    )
+
+
+class Bench:
+    """The cluster under load, and the rows so far."""
+
+    def __init__(self, folder: Path, seconds: float) -> None:
+        self.folder = folder
+        self.seconds = seconds
+        self.rows: list[Row] = []
+        self.h_ms = 0.0
+        self.cluster = Cluster(folder / "saio")
+
+    def yardstick(self) -> None:
+        """Measure H."""
+        port = free_port()
+        server = subprocess.Popen(
+            [sys.executable, str(ROOT / "test/bench/yardstick.py"), str(port)]
+        )
+        try:
+            wait_until(lambda: _answers(port), 10, "yardstick server")
+            url = f"http://127.0.0.1:{port}/"
+            found = []
+            for _ in range(3):
+                before = cpu_seconds([server.pid])
+                got = wrk(url, 64, self.seconds, "", self.folder)
+                used = cpu_seconds([server.pid]) - before
+                found.append(1e3 * used / got["requests"])
+            self.h_ms = statistics.median(found)
+        finally:
+            server.terminate()
+            server.wait(10)
+
+    def measure(self, work: str, connections: int, path: str, script: str) -> Row:
+        """One run of wrk against the proxy."""
+        pids = list(self.cluster.pids().values())
+        before = cpu_seconds(pids)
+        got = wrk(
+            self.cluster.endpoint + path, connections, self.seconds, script, self.folder
+        )
+        # What a request leaves to be done after its answer belongs to it, too.
+        time.sleep(0.3)
+        used = cpu_seconds(pids) - before
+        return self.row(work, connections, got, used)
+
+    def row(
+        self, work: str, connections: int, got: dict[str, float], used_s: float
+    ) -> Row:
+        """Keep and print one measurement."""
+        cpu_ms = 1e3 * used_s / max(1, got["requests"])
+        row = Row(
+            work, connections, int(got["requests"]), got["requests"] / got["seconds"],
+            got["p50_ms"], got["p99_ms"], cpu_ms, cpu_ms / self.h_ms,
+            int(got["errors"]),
+        )  # fmt: skip
+        self.rows.append(row)
+        print(
+            f"{row.work:<16}{row.connections:>5}{row.requests:>9}{row.per_second:>10.0f}"
+            f"{row.p50_ms:>10.2f}{row.p99_ms:>10.2f}{row.cpu_ms:>10.3f}"
+            f"{row.in_h:>9.2f} H{row.errors:>6} errors",
+            flush=True,
+        )
+        return row
+
+    def small_objects(self, levels: list[int]) -> None:
+        """PUT, GET, HEAD and DELETE of 4 KiB."""
+        url, token = self.cluster.token()
+        base = urlsplit(url).path + "/bench"
+        call(url + "/bench", "PUT", token)
+        for level in levels:
+            for method, size in (("PUT", SMALL), ("GET", 0), ("HEAD", 0)):
+                count = 512
+                if method == "GET" and level == levels[0]:
+                    fill(url + "/bench", token, count)
+                path = f"{base}/o%d"
+                script = lua(method, path, token, count, size)
+                self.measure(f"{method} 4 KiB", level, base, script)
+            script = lua("PUT", f"{base}/d{level}-%d", token, 1_000_000, SMALL)
+            made = self.measure("(new objects)", level, base, script)
+            script = lua("DELETE", f"{base}/d{level}-%d", token, made.requests)
+            self.measure("DELETE", level, base, script)
+
+    def listing(self) -> None:
+        """10,000 names as JSON."""
+        url, token = self.cluster.token()
+        call(url + "/names", "PUT", token)
+        fill(url + "/names", token, NAMES, body=b"")
+        path = urlsplit(url).path + "/names?format=json"
+        script = lua("GET", path.replace("%", "%%"), token, 1)
+        self.measure("list 10,000", 8, path, script)
+
+    def large_objects(self) -> None:
+        """GET and PUT of 100 MiB at two connections; the figure is also in M."""
+        url, token = self.cluster.token()
+        call(url + "/large", "PUT", token)
+        block = os.urandom(LARGE)
+        started = time.process_time()
+        hashlib.md5(block).hexdigest()
+        m_ms = 1e3 * (time.process_time() - started)
+        print(f"M = {m_ms:.1f} ms (MD5 of 100 MiB)")
+        source = self.folder / "large"
+        source.write_bytes(block)
+        for work in ("PUT", "GET"):
+            pids = list(self.cluster.pids().values())
+            before, started = cpu_seconds(pids), time.monotonic()
+            rounds = 4
+            for _ in range(rounds // 2):
+                jobs = [
+                    subprocess.Popen(_curl(work, f"{url}/large/o{n}", token, source))
+                    for n in range(2)
+                ]
+                for job in jobs:
+                    assert job.wait(120) == 0
+            wall = time.monotonic() - started
+            used = cpu_seconds(pids) - before
+            got = {
+                "requests": rounds, "seconds": wall, "p50_ms": 2e3 * wall / rounds,
+                "p99_ms": 2e3 * wall / rounds, "errors": 0,
+            }  # fmt: skip
+            self.row(f"{work} 100 MiB", 2, got, used)
+            print(f"{'':16}  = {1e3 * used / rounds / m_ms:.2f} M")
+
+
+def _curl(work: str, url: str, token: str, source: Path) -> list[str]:
+    command = ["curl", "-sf", "-o", "/dev/null", "-H", f"X-Auth-Token: {token}", url]
+    return [*command, "-T", str(source)] if work == "PUT" else command
+
+
+def _answers(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request("GET", "/")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def call(url: str, method: str, token: str, body: bytes | None = None) -> None:
+    """One request that must succeed."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=60)
+    connection.request(method, parts.path, body, {"X-Auth-Token": token})
+    answer = connection.getresponse()
+    answer.read()
+    assert answer.status < 300, (method, url, answer.status)
+    connection.close()
+
+
+def fill(url: str, token: str, count: int, body: bytes = b"x" * SMALL) -> None:
+    """Store `count` objects o0, o1, … over one connection."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=60)
+    for number in range(count):
+        path = f"{parts.path}/o{number}"
+        connection.request("PUT", path, body, {"X-Auth-Token": token})
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status == 201, (path, answer.status)
+    connection.close()
+
+
+def machine() -> str:
+    """What the figures were measured on."""
+    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        capture_output=True, text=True, cwd=ROOT, check=False,
+    ).stdout.strip()  # fmt: skip
+    return (
+        f"{os.cpu_count()} × {model[1] if model else platform.machine()}, "
+        f"Linux {platform.release()}, Python {platform.python_version()}, "
+        f"commit {commit or '-'}"
+    )
+
+
+def main() -> int:
+    """Run the parts asked for; all of them by default."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each run")
+    parser.add_argument("--levels", default="1,8,64", help="numbers of connections")
+    parser.add_argument("--json", help="also write the rows to this file")
+    parser.add_argument("--keep", help="work in this folder and keep it")
+    parser.add_argument(
+        "--only", choices=["small", "listing", "large"], action="append"
+    )
+    arguments = parser.parse_args()
+    if not shutil.which("wrk"):
+        print("make bench needs wrk: apt-get install wrk", file=sys.stderr)
+        return 1
+    folder = Path(arguments.keep or tempfile.mkdtemp(prefix="swift-bench-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    bench = Bench(folder, arguments.seconds)
+    print(machine())
+    parts: dict[str, Callable[[], None]] = {
+        "small": lambda: bench.small_objects(
+            [int(level) for level in arguments.levels.split(",")]
+        ),
+        "listing": bench.listing,
+        "large": bench.large_objects,
+    }
+    try:
+        bench.yardstick()
+        print(f"H = {bench.h_ms:.4f} ms")
+        print(
+            f"{'work':<16}{'conn':>5}{'requests':>9}{'req/s':>10}{'p50 ms':>10}"
+            f"{'p99 ms':>10}{'CPU ms':>10}{'in H':>9}"
+        )
+        bench.cluster.start()
+        for name, part in parts.items():
+            if not arguments.only or name in arguments.only:
+                part()
+    finally:
+        bench.cluster.stop()
+        if not arguments.keep:
+            shutil.rmtree(folder, ignore_errors=True)
+    if arguments.json:
+        rows = [asdict(row) for row in bench.rows]
+        report = {"machine": machine(), "h_ms": bench.h_ms, "rows": rows}
+        Path(arguments.json).write_text(json.dumps(report, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
