@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Storage servers die, disks fail, bytes rot: right bytes or a clear error, never wrong.
+"""Servers die, disks fail, bytes rot: right bytes or a clear error, never wrong ones.
 
 These tests break a cluster of their own.
 """
