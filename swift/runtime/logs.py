@@ -547,8 +547,8 @@ _ANONYMIZABLE = frozenset(
 _TIMES = frozenset(("time", "start_time", "end_time"))
 _NUMBERS = frozenset(("trans_time", "request_time", "ttfb"))
 _STRFTIME = frozenset("aAbBcdHIjmMpSUwWxXyYZ")
-_PROXY_SAFE = ":/{}"
-_ALL_SAFE = re.compile(r"[A-Za-z0-9_.~:/{}-]*\Z").match
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.~:/{}\n-]+")
+_UNSAFE_OR_NEWLINE = re.compile(r"[^A-Za-z0-9_.~:/{}-]+")
 
 Getter = Callable[[Mapping[str, Any]], str]
 
@@ -648,12 +648,18 @@ class LineTemplate:
     def render(self, values: Mapping[str, Any]) -> str:
         """The line. Times are seconds since 1970; what is missing or blank is `-`."""
         texts = [get(values) or "-" for get in self._getters]
-        if self._quoted and not _ALL_SAFE("".join(texts)):
-            texts = [
-                quote(text, safe=_PROXY_SAFE, errors="surrogateescape")
-                for text in texts
-            ]
+        if self._quoted:
+            # One search over all values; most lines have few characters to quote.
+            joined = "\n".join(texts)
+            if joined.count("\n") == len(texts) - 1:
+                texts = _UNSAFE.sub(_percent, joined).split("\n")
+            else:
+                texts = [_UNSAFE_OR_NEWLINE.sub(_percent, text) for text in texts]
         return self._format % tuple(texts)
+
+
+def _percent(match: re.Match[str]) -> str:
+    return quote(match[0], safe="", errors="surrogateescape")
 
 
 def _strftime_code(field: str, part: str) -> str:

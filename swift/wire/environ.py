@@ -49,6 +49,7 @@ HTTP_X_SERVICE_TOKEN = "HTTP_X_SERVICE_TOKEN"  # noqa: S105
 HTTP_X_TRANS_ID = "HTTP_X_TRANS_ID"
 HTTP_X_TRANS_ID_EXTRA = "HTTP_X_TRANS_ID_EXTRA"
 HTTP_X_TIMESTAMP = "HTTP_X_TIMESTAMP"
+HTTP_X_BACKEND_INBOUND_X_TIMESTAMP = "HTTP_X_BACKEND_INBOUND_X_TIMESTAMP"
 HTTP_X_NEWEST = "HTTP_X_NEWEST"
 HTTP_X_FORWARDED_FOR = "HTTP_X_FORWARDED_FOR"
 HTTP_X_CLUSTER_CLIENT_IP = "HTTP_X_CLUSTER_CLIENT_IP"
@@ -144,12 +145,21 @@ _FROM_PARENT_FAMILIES = (
     "keystone",
 )
 
-_NAMES: dict[str, str] = {
-    CONTENT_TYPE: "Content-Type",
-    CONTENT_LENGTH: "Content-Length",
-}
+
+class _Names(dict[str, str]):
+    """Environ key → header name, empty for a key that is no header; learns, bounded."""
+
+    def __missing__(self, key: str) -> str:
+        name = title(key[5:].replace("_", "-")) if key.startswith("HTTP_") else ""
+        if len(self) < _TABLE_MAX:
+            self[key] = name
+        return name
+
+
+_NAMES = _Names({CONTENT_TYPE: "Content-Type", CONTENT_LENGTH: "Content-Length"})
 _KEYS: dict[str, str] = {"Content-Type": CONTENT_TYPE, "Content-Length": CONTENT_LENGTH}
 _TABLE_MAX = 4096
+_NEW_HEADERS = Headers.__new__  # without the constructor, which titles each name
 
 
 def key_of(name: str) -> str:
@@ -165,26 +175,17 @@ def key_of(name: str) -> str:
 
 def headers_of(environ: Mapping[str, Any]) -> Headers:
     """The headers of a request as a new mapping; changes do not reach the environ."""
-    found = {}
     names = _NAMES
-    for key, value in environ.items():
-        name = names.get(key)
-        if name is not None:
-            # An absent Content-Type or -Length may stand as an empty string (PEP 3333).
-            if value or key[0] == "H":
-                found[name] = value
-        elif key.startswith("HTTP_"):
-            found[_learn(key)] = value
-    headers = Headers()
+    found = {names[key]: value for key, value in environ.items()}
+    found.pop("", None)
+    headers = _NEW_HEADERS(Headers)
     dict.update(headers, found)
+    # An absent Content-Type or -Length may stand as an empty string (PEP 3333).
+    if not environ.get(CONTENT_TYPE, " "):
+        del headers["Content-Type"]
+    if not environ.get(CONTENT_LENGTH, " "):
+        del headers["Content-Length"]
     return headers
-
-
-def _learn(key: str) -> str:
-    name = title(key[5:].replace("_", "-"))
-    if len(_NAMES) < _TABLE_MAX:
-        _NAMES[key] = name
-    return name
 
 
 def get_header(environ: Mapping[str, Any], name: str, default: str = "") -> str:

@@ -104,6 +104,10 @@ EXPLANATIONS: dict[int, str] = {
 
 StartResponse = Callable[..., Any]
 
+# For names that are Title-Cased already, without the mapping's own titling.
+_has = dict.__contains__
+_set = dict.__setitem__
+
 
 class WsgiApp(Protocol):
     """A WSGI application (PEP 3333)."""
@@ -396,14 +400,14 @@ class Response:
                 # A HEAD of an error declares no length but 0, unlike HEAD of an object
                 # (golden: object-server-requests.json).
                 body = b"" if is_head else html_body(self.status)
-            if CONTENT_LENGTH not in headers:
-                dict.__setitem__(headers, CONTENT_LENGTH, str(len(body)))
+            if not _has(headers, CONTENT_LENGTH):
+                _set(headers, CONTENT_LENGTH, str(len(body)))
             chunks = (body,) if body else ()
-        elif type(chunks) in (list, tuple) and CONTENT_LENGTH not in headers:
-            dict.__setitem__(headers, CONTENT_LENGTH, str(sum(map(len, chunks))))
-        if CONTENT_TYPE not in headers:
-            dict.__setitem__(headers, CONTENT_TYPE, HTML_TYPE)
-        if LOCATION in headers and not environ.get(env.LEAVE_RELATIVE_LOCATION):
+        elif type(chunks) in (list, tuple) and not _has(headers, CONTENT_LENGTH):
+            _set(headers, CONTENT_LENGTH, str(sum(map(len, chunks))))
+        if not _has(headers, CONTENT_TYPE):
+            _set(headers, CONTENT_TYPE, HTML_TYPE)
+        if _has(headers, LOCATION) and not environ.get(env.LEAVE_RELATIVE_LOCATION):
             headers[LOCATION] = absolute_location(environ, headers[LOCATION])
         start_response(f"{self.status} {self.reason}", list(headers.items()))
         if is_head:
