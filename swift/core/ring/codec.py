@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ring files as bytes: versions 0 (read), 1 and 2 (read and written).
 
-All are one gzip member. Version 0 is a pickle and only of historic interest: `read_ring`
-refuses it, as servers must, unless the caller asks for it. Version 1 is a header, a JSON
-text and a table of 16-bit device ids. Version 2 is a sequence of sections with an index at
-the end, each section starting where a reader may begin to inflate.
+All are one gzip member. Version 0 is a pickle and only of historic interest:
+`read_ring` refuses it, as servers must, unless the caller asks for it. Version 1 is a
+header, a JSON text and a table of 16-bit device ids. Version 2 is a sequence of
+sections with an index at the end, each section starting where a reader may begin to
+inflate.
 
-Format: doc/source/formats/ring.md. Interop: the golden rings of test/interop/golden/ring.
+Format: doc/source/formats/ring.md. Interop: the golden rings of
+test/interop/golden/ring.
 """
 
 from __future__ import annotations

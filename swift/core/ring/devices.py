@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Devices of a ring, the tiers they fail in, and the search words of ring-builder.
 
-A device is one disk as the ring sees it: where it is (region, zone, server, port), how much
-it should hold (weight), and what an operator noted about it. Ring and builder files keep it
-as a dict; keys that we do not know travel along in `extra`, so that nothing is lost when a
-file written by another tool is read and written again.
+A device is one disk as the ring sees it: where it is (region, zone, server, port), how
+much it should hold (weight), and what an operator noted about it. Ring and builder
+files keep it as a dict; keys that we do not know travel along in `extra`, so that
+nothing is lost when a file written by another tool is read and written again.
 
 Format: doc/source/formats/ring.md.
 """
@@ -36,8 +36,6 @@ _KNOWN_KEYS = frozenset(
         "meta",
     )
 )
-# What a builder adds to a device; a ring file never carries it.
-BUILDER_KEYS = frozenset(("parts", "parts_wanted"))
 
 
 class BadDevice(InvalidInput):
@@ -68,8 +66,8 @@ class Device:
     def from_dict(cls, entry: Mapping[str, Any]) -> Device:
         """The device that a ring or builder file describes.
 
-        Old files lack region, meta and the replication address: they default to 1, "" and
-        the service address. Raises FormatError for missing or mistyped keys.
+        Old files lack region, meta and the replication address: they default to 1, ""
+        and the service address. Raises FormatError for missing or mistyped keys.
         """
         try:
             ip = _text(entry["ip"])
@@ -96,9 +94,7 @@ class Device:
                 weight=weight,
                 meta="" if meta is None else _text(meta),
                 extra={
-                    key: value
-                    for key, value in entry.items()
-                    if key not in _KNOWN_KEYS and key not in BUILDER_KEYS
+                    key: value for key, value in entry.items() if key not in _KNOWN_KEYS
                 },
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -146,7 +142,8 @@ class Device:
 class Node:
     """A device in the role it plays for one partition.
 
-    A primary has an `index` (its place among the primaries), a handoff a `handoff_index`.
+    A primary has an `index` (its place among the primaries), a handoff a
+    `handoff_index`.
     """
 
     device: Device
@@ -273,9 +270,10 @@ _HOST_NAME = re.compile(
 
 
 def parse_search(word: str) -> Search:
-    """The search that `d<id>r<region>z<zone>-<ip>:<port>R<ip>:<port>/<device>_<meta>` means.
+    """The search that an operator's word means.
 
-    Any subset of the parts, in this order. Raises BadDevice for anything else.
+    `d<id>r<region>z<zone>-<ip>:<port>R<ip>:<port>/<device>_<meta>`, any subset of the
+    parts in this order. Raises BadDevice for anything else.
     """
     return Search(**_parts(_SEARCH, word, "search value"))
 
@@ -380,7 +378,7 @@ def _is_ip(text: str) -> bool:
 
 
 def _parts(pattern: re.Pattern[str], word: str, what: str) -> dict[str, Any]:
-    """The named groups of the pattern as values; BadDevice when the word does not fit."""
+    """The named groups of the pattern as values; BadDevice for a word that has none."""
     match = pattern.fullmatch(word)
     if match is None or not word:
         raise BadDevice(f"invalid {what}: {word!r}")

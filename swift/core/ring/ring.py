@@ -4,8 +4,9 @@
 A ring is a table of `replica_count` rows: row r says, partition by partition, on which
 device replica r lives. Everything else is derived: the primaries of a partition are its
 column; its handoffs are all other devices in an order that every node of a cluster must
-compute alike (contract in doc/source/formats/ring.md, section on handoffs; the golden rings
-of test/interop hold us to it). A ring never changes; a changed file makes a new one.
+compute alike (contract in doc/source/formats/ring.md, section on handoffs; the golden
+rings of test/interop hold us to it). A ring never changes; a changed file makes a new
+one.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from swift.core.errors import FormatError
 from swift.core.ring.devices import Device, Node
 
 PART_POWER_MAX = 32
-# Entries of the memo of primaries; enough for the partitions of a busy server, and never
-# more than some ten megabytes.
+# Entries of the memo of primaries; enough for the partitions of a busy server, and
+# never more than some ten megabytes.
 _REMEMBERED_PARTITIONS = 32768
 # A handoff search looks at no more than about this many partitions a pass.
 _HANDOFF_STEPS = 65536
@@ -54,11 +55,11 @@ def rows_replica_count(rows: Sequence[Row]) -> float:
 class Ring:
     """An immutable ring: partition → primaries → handoffs.
 
-    devices: index = device id, None = hole; rows: one array of device ids per replica, the
-    last may be shorter; version: the builder's, None when unknown; next_part_power: set
-    while the partition power is being changed; size_bytes: decompressed size of the file
-    it was read from, 0 when made in memory. Raises FormatError when the rows do not fit
-    the part power or name a device that is not there.
+    devices: index = device id, None = hole; rows: one array of device ids per replica,
+    the last may be shorter; version: the builder's, None when unknown; next_part_power:
+    set while the partition power is being changed; size_bytes: decompressed size of the
+    file it was read from, 0 when made in memory. Raises FormatError when the rows do
+    not fit the part power or name a device that is not there.
     """
 
     def __init__(
@@ -126,8 +127,8 @@ class Ring:
     def primaries(self, partition: int) -> tuple[Node, ...]:
         """The nodes that hold the partition, in replica order, `index` counting from 0.
 
-        A fractional ring has one node fewer for some partitions. Raises IndexError for a
-        partition outside the ring.
+        A fractional ring has one node fewer for some partitions. Raises IndexError for
+        a partition outside the ring.
         """
         nodes = self._primaries.get(partition)
         if nodes is None:
@@ -161,8 +162,8 @@ class Ring:
     def handoffs(self, partition: int) -> Iterator[Node]:
         """All other devices with assignments, best stand-in first; a lazy iterator.
 
-        First those in regions that hold no primary, then new zones, then new servers, then
-        the rest. Raises IndexError as `primaries` does.
+        First those in regions that hold no primary, then new zones, then new servers,
+        then the rest. Raises IndexError as `primaries` does.
         """
         used = {node.device.id for node in self.primaries(partition)}
         order = self._handoff_order(partition, used)
@@ -179,9 +180,9 @@ class Ring:
     def _handoff_order(self, partition: int, used: set[int]) -> Iterator[int]:
         """Device ids of the handoffs; adds what it yields to `used`.
 
-        Three passes widen the set of regions, zones and addresses in use, a fourth takes
-        what is left. Each pass stops as soon as there is nothing new to find, and one
-        that has nothing to find from the start costs nothing.
+        Three passes widen the set of regions, zones and addresses in use, a fourth
+        takes what is left. Each pass stops as soon as there is nothing new to find, and
+        one that has nothing to find from the start costs nothing.
         """
         domains = self._domains
         levels = [(level, {level[d] for d in used}) for level in domains.levels]
