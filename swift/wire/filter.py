@@ -42,6 +42,7 @@ class Process:
     """What all filters and the app of one pipeline share.
 
     The cluster is read from swift_dir when it is first asked for, unless one is given.
+    console: logs go to stderr as well.
     """
 
     def __init__(
@@ -52,12 +53,17 @@ class Process:
         cluster: Cluster | None = None,
         log: Logger | None = None,
         log_name: str = "swift",
+        console: bool = False,
     ) -> None:
         self.conf = conf
         self.source = source
+        self.console = console
         self.swift_dir = conf.get("swift_dir", DEFAULT_SWIFT_DIR)
         self.log_name = conf.get("log_name", log_name)
-        self.log = log or get_logger(conf, self.log_name, source=source)
+        self._logs: dict[tuple[tuple[str, str], ...], Logger] = {}
+        if log is not None:
+            self._logs[_log_options(conf)] = log
+        self.log = self.logger(conf)
         self.info = InfoRegistry()
         # An infocache.InfoFetcher, which the proxy app puts here for the filters.
         self.info_fetcher: Any = None
@@ -71,6 +77,17 @@ class Process:
             self._cluster = Cluster.load(self.swift_dir, log=self.log)
         return self._cluster
 
+    def logger(self, conf: Mapping[str, str]) -> Logger:
+        """The log that the log_* options of a section describe; shared if they agree."""
+        key = _log_options(conf)
+        found = self._logs.get(key)
+        if found is None:
+            found = get_logger(
+                conf, self.log_name, console=self.console, source=self.source
+            )
+            self._logs[key] = found
+        return found
+
     def metrics(self, tail: str) -> Metrics:
         """The counters whose legacy names begin with `tail`; one object a name."""
         found = self._metrics.get(tail)
@@ -80,10 +97,21 @@ class Process:
         return found
 
 
+def _log_options(conf: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        sorted(
+            (name, value)
+            for name, value in conf.items()
+            if name.startswith("log_") and not name.startswith("log_statsd_")
+        )
+    )
+
+
 class PipelineContext(dict[str, str]):
     """[DEFAULT] of the .conf, as factories get it, and what the process knows.
 
-    section: the section of the part that is being made, for messages.
+    section: the section of the part that is being made, for messages. local: the
+    options of that section.
     """
 
     def __init__(
@@ -91,10 +119,12 @@ class PipelineContext(dict[str, str]):
         conf: Mapping[str, str] | None = None,
         process: Process | None = None,
         section: str = "-",
+        local: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(conf or {})
         self.process = process or Process(self)
         self.section = section
+        self.local = local or {}
 
     @classmethod
     def of(cls, global_conf: Mapping[str, str] | None) -> PipelineContext:
@@ -133,8 +163,11 @@ class PipelineContext(dict[str, str]):
         return self.process.metrics(tail)
 
     def logger(self, name: str = "") -> Logger:
-        """The log. `name` says who writes; lines keep the process's log_name."""
-        return self.process.log
+        """The log of this part, with the log_* options of its section.
+
+        name: who asks, for readers of the code; it does not change the lines.
+        """
+        return self.process.logger({**self, **self.local})
 
     def bind(self, config: type[_C], local_conf: Mapping[str, str]) -> _C:
         """Make a Config of the section over [DEFAULT]; log options that nobody knows.
