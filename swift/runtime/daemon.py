@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The runner of every background daemon: passes, workers, pace, progress, signals.
 
-A daemon says which jobs a pass has and how one is handled; everything else is here. Jobs
+A daemon says which jobs a pass has and how one is handled; all else is here. Jobs
 are an iterator that is read as fast as they are handled, so a pass needs the memory of
 a few jobs however many there are. A job that fails is logged, counted and left for the
 next pass; a pass that fails is logged and tried again. Any process may be killed at any
