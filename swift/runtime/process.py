@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Unix process as a server or daemon: its user, limits, priority, streams, addresses.
+
+Also how it tells those who started it that it is ready (systemd's protocol). Rules:
+contracts config §3 and §7, daemons §1.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import os
+import platform
+import pwd
+import resource
+import socket
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+import netifaces
+
+from swift.core.errors import ConfigError
+from swift.runtime.logs import Logger
+
+READY = b"READY=1"
+RELOADING = b"RELOADING=1"
+STOPPING = b"STOPPING=1"
+NOTIFY_SOCKET = "NOTIFY_SOCKET"
+NOTIFY_ABSTRACT = "\0swift-notifications\0"
+"""The abstract socket that `swift-reload` listens on: this and our pid."""
+
+DESCRIPTORS = 32768
+_WILDCARDS = ("", "0.0.0.0", "::", "0::0", "::0", "0::")  # noqa: S104 (compared with)
+_IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
+_IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "i686": 289, "ppc64le": 273, "s390x": 282}
+
+
+def drop_privileges(user: str) -> None:
+    """Become `user` if root started us, and stand on our own feet.
+
+    New session, working directory `/`, umask 022. Raises ConfigError for a user that
+    does not exist.
+    """
+    if os.geteuid() == 0:
+        try:
+            entry = pwd.getpwnam(user)
+        except KeyError as error:
+            raise ConfigError("-", "DEFAULT", "user", f"no user {user!r}") from error
+        if entry.pw_uid != 0:
+            os.setgroups(os.getgrouplist(user, entry.pw_gid))
+            os.setgid(entry.pw_gid)
+            os.setuid(entry.pw_uid)
+        os.environ["HOME"] = entry.pw_dir
+    detach()
+
+
+def detach() -> None:
+    """A session of our own (unless we lead one), directory `/`, umask 022."""
+    # Refused to the leader of a process group: started by a shell or systemd.
+    with suppress(PermissionError):
+        os.setsid()
+    os.chdir("/")
+    os.umask(0o022)
+    os.environ["TZ"] = "UTC+0"
+
+
+def raise_limits(log: Logger) -> None:
+    """As many open files as a busy server may need, as far as we are let."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        if hard != resource.RLIM_INFINITY and hard < wanted:
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+            except (ValueError, OSError):
+                wanted = hard
+                log.warning("open files limited to %d by the system", hard)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
+        except (ValueError, OSError) as error:
+            log.warning("open files stay limited to %d: %s", soft, error)
+
+
+def set_priority(
+    log: Logger,
+    *,
+    nice: int | None = None,
+    io_class: str = "",
+    io_priority: int | None = None,
+) -> None:
+    """Apply nice_priority, ionice_class and ionice_priority; failing is only logged.
+
+    Raises ConfigError for a class that does not exist.
+    """
+    if nice is not None:
+        try:
+            os.setpriority(os.PRIO_PROCESS, 0, nice)
+        except OSError as error:
+            log.warning("nice_priority %d was refused: %s", nice, error)
+    if not io_class and io_priority is None:
+        return
+    if io_class and io_class not in _IO_CLASSES:
+        reason = f"{io_class!r} is not one of {', '.join(_IO_CLASSES)}"
+        raise ConfigError("-", "DEFAULT", "ionice_class", reason)
+    number = _IOPRIO_SET.get(platform.machine())
+    if number is None:
+        log.warning("ionice is not known on %s", platform.machine())
+        return
+    # ioprio_set(2) has no wrapper in the C library. 1 = IOPRIO_WHO_PROCESS.
+    value = _IO_CLASSES.get(io_class, 2) << 13 | (io_priority or 0)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(number, 1, 0, value) != 0:
+        log.warning("ionice was refused: %s", os.strerror(ctypes.get_errno()))
+
+
+class Notifier:
+    """Tells systemd and swift-reload how this process is doing.
+
+    Made once by the main process, before it forks: NOTIFY_SOCKET leaves the environment
+    here, so that children do not speak for the service.
+    """
+
+    def __init__(self) -> None:
+        self._addresses = [f"{NOTIFY_ABSTRACT}{os.getpid()}"]
+        service = os.environ.pop(NOTIFY_SOCKET, "")
+        self.service_socket = service
+        if service:
+            if service.startswith("@"):
+                service = "\0" + service[1:]
+            self._addresses.insert(0, service)
+
+    def send(self, message: bytes) -> None:
+        """Send READY, RELOADING or STOPPING; nobody listening is no error."""
+        for address in self._addresses:
+            try:
+                with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                    sender.setblocking(False)
+                    sender.connect(address)
+                    sender.send(message)
+            except OSError:
+                continue
+
+    def restore_environment(self) -> None:
+        """Put NOTIFY_SOCKET back, for the program that replaces us (seamless reload)."""
+        if self.service_socket:
+            os.environ[NOTIFY_SOCKET] = self.service_socket
+
+
+class _LogStream(io.TextIOBase):
+    """A text stream whose lines become log lines."""
+
+    def __init__(self, log: Logger, label: str) -> None:
+        self._log = log
+        self._label = label
+        self._busy = False
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        # A sink that itself prints must not come back here.
+        if not self._busy:
+            self._busy = True
+            try:
+                for line in text.splitlines():
+                    if line.strip():
+                        self._log.error("%s: %s", self._label, line)
+            finally:
+                self._busy = False
+        return len(text)
+
+
+def capture_streams(log: Logger, *, keep_console: bool = False) -> None:
+    """Send what is printed to the log, and let go of the terminal.
+
+    keep_console: --verbose; descriptors 1 and 2 stay, for the log itself uses them.
+    """
+    sys.stdout = _LogStream(log, "STDOUT")
+    sys.stderr = _LogStream(log, "STDERR")
+
+    def log_uncaught(kind: type[BaseException], error: BaseException, _: Any) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            return
+        log.critical("uncaught %s: %s", kind.__name__, error)
+
+    sys.excepthook = log_uncaught
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0,) if keep_console else (0, 1, 2):
+        os.dup2(null, descriptor)
+    if null > 2:
+        os.close(null)
+
+
+def own_addresses(bind_ip: str = "") -> list[str]:
+    """The addresses of this machine, or just `bind_ip` when it names one."""
+    if bind_ip not in _WILDCARDS:
+        return [expanded(bind_ip)]
+    found = []
+    for interface in netifaces.interfaces():
+        known = netifaces.ifaddresses(interface)
+        for family in (netifaces.AF_INET, netifaces.AF_INET6):
+            for entry in known.get(family, ()):
+                address = entry.get("addr", "").partition("%")[0]
+                if address:
+                    found.append(expanded(address))
+    return found
+
+
+def expanded(address: str) -> str:
+    """An address in the one form in which it can be compared; host names stay."""
+    if ":" not in address:
+        return address
+    try:
+        packed = socket.inet_pton(socket.AF_INET6, address.strip("[]"))
+    except OSError:
+        return address
+    return socket.inet_ntop(socket.AF_INET6, packed)
+
+
+def resolved(address: str) -> list[str]:
+    """The addresses behind a host name or an address; none if it is unknown."""
+    if address.replace(".", "").isdigit() or ":" in address:
+        return [expanded(address)]
+    try:
+        found = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    return [expanded(str(entry[4][0]).partition("%")[0]) for entry in found]
+
+
+def is_local(
+    own: Iterable[str], own_port: int | None, address: str, port: int | None
+) -> bool:
+    """True when a device at address:port is ours; without own port, any port is."""
+    if own_port is not None and port != own_port:
+        return False
+    mine = set(own)
+    return any(candidate in mine for candidate in resolved(address))
