@@ -1,14 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """How one object becomes the archives that its nodes keep, and comes back.
 
-A replicated object is an erasure code with one data part: any one archive gives the object
-back. PUT, GET, the file layout and the healing daemons ask this protocol; what replication
-and erasure coding do differently is said by its implementations and nowhere else.
+A replicated object is an erasure code with one data part: any one archive gives the
+object back. PUT, GET, the file layout and the healing daemons ask this protocol; what
+replication and erasure coding do differently is said by its implementations and nowhere
+else.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import md5
 from typing import Protocol
+
+from swift.core.objectfiles import (
+    FilePart,
+    FileSet,
+    Preference,
+    choose_replicated,
+    plain_name,
+)
+
+SuffixHash = str | dict[int | None, str]
+"""What one suffix directory comes to: one digest, or one for each fragment index."""
 
 
 class Redundancy(Protocol):
@@ -24,6 +38,33 @@ class Redundancy(Protocol):
         """Nodes out of `nodes` primaries that must have stored a write."""
         ...
 
+    def file_name(self, part: FilePart) -> str:
+        """The name on disk of a file that is to be made."""
+        ...
+
+    def choose(
+        self,
+        names: Iterable[str],
+        *,
+        preferences: Sequence[Preference] | None = None,
+        fragment_index: int | None = None,
+    ) -> FileSet:
+        """Which files of an object directory make the object, and which are obsolete.
+
+        preferences: sets of fragments that the reader would take, best first; None
+        means durable data only. fragment_index: the only index that will do. Schemes
+        without fragments pay no heed to either.
+        """
+        ...
+
+    def suffix_hashes(self, objects: Iterable[FileSet]) -> SuffixHash:
+        """The digest that replicas compare; objects in the order of their hashes.
+
+        Two nodes with the same files get the same digest, and files that a clean-up
+        would remove do not count.
+        """
+        ...
+
 
 class Replication:
     """Every archive is the object."""
@@ -34,7 +75,43 @@ class Replication:
     def write_quorum(self, nodes: int) -> int:
         """Half of the nodes, rounded up.
 
-        Half is enough for an even count, so that a cluster of two replicas stays writable
-        with one node down; clusters depend on this number.
+        Half is enough for an even count, so that a cluster of two replicas stays
+        writable with one node down; clusters depend on this number.
         """
         return (nodes + 1) // 2
+
+    def file_name(self, part: FilePart) -> str:
+        """`<timestamp>.<kind>`."""
+        return plain_name(part)
+
+    def choose(
+        self,
+        names: Iterable[str],
+        *,
+        preferences: Sequence[Preference] | None = None,
+        fragment_index: int | None = None,
+    ) -> FileSet:
+        """The newest data file and what a POST added, or a tombstone."""
+        return choose_replicated(names)
+
+    def suffix_hashes(self, objects: Iterable[FileSet]) -> str:
+        """One MD5 over the times of all files that stand."""
+        digest = md5(usedforsecurity=False)
+        for files in objects:
+            for text in hashed_names(files):
+                digest.update(text.encode("ascii"))
+        return digest.hexdigest()
+
+
+def hashed_names(files: FileSet) -> Iterator[str]:
+    """What one whole copy adds to its suffix's digest (contract object-on-disk 7.2)."""
+    if files.meta is not None:
+        yield files.meta.timestamp.internal + files.meta.kind
+    if files.tombstone is not None:
+        yield files.tombstone.timestamp.internal + files.tombstone.kind
+    if files.data is not None:
+        yield files.data.timestamp.internal + files.data.kind
+    if files.content_type is not None:
+        when = files.content_type.content_type_timestamp
+        assert when is not None, "the file was chosen for this time"
+        yield f"{when.internal}_ctype"

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The devices of this node: where each is, and whether it can be used.
+
+A device is a directory below the devices root, normally the mount point of a disk.
+Writing below a mount point whose disk is away would fill the root disk, so no code
+makes the directory of a device, and every request asks here first. Contract
+object-on-disk 1.
+"""
+
+from __future__ import annotations
+
+import stat
+
+from swift.core.errors import DeviceUnavailable
+from swift.core.names import is_safe_segment
+from swift.storage.fs import FAILING, FileSystem
+
+
+class Devices:
+    """The directories below one devices root."""
+
+    def __init__(
+        self, root: str, mount_check: bool = True, fs: FileSystem | None = None
+    ) -> None:
+        self.root = root
+        self.mount_check = mount_check
+        self.fs = fs or FileSystem()
+
+    def path(self, device: str) -> str:
+        """The directory of a device that is there.
+
+        Raises DeviceUnavailable when it is absent, no directory, failing or, under
+        mount_check, not mounted. One stat: it does not wait for a healthy disk.
+        """
+        if not is_safe_segment(device):
+            raise DeviceUnavailable(device, "no name of a device")
+        path = f"{self.root}/{device}"
+        try:
+            facts = self.fs.status(path)
+            if not stat.S_ISDIR(facts.st_mode):
+                raise DeviceUnavailable(device, "is no directory")
+            # A mount point lives on another device than its parent. (A bind mount of
+            # the same file system counts by its inode only at a root; operators who
+            # test with plain directories switch mount_check off.)
+            if self.mount_check and (
+                facts.st_dev == self.fs.status(f"{path}/..").st_dev
+                and facts.st_ino != self.fs.status(f"{path}/..").st_ino
+            ):
+                raise DeviceUnavailable(device, "is not mounted")
+        except OSError as error:
+            raise DeviceUnavailable(device, error.strerror or str(error)) from error
+        return path
+
+    def is_available(self, device: str) -> bool:
+        """True when `path` would give the directory."""
+        try:
+            self.path(device)
+        except DeviceUnavailable:
+            return False
+        return True
+
+    def names(self) -> list[str]:
+        """The entries of the devices root that are directories, sorted."""
+        try:
+            found = self.fs.list(self.root)
+        except OSError:
+            return []
+        return sorted(name for name in found if self._is_directory(name))
+
+    def _is_directory(self, name: str) -> bool:
+        try:
+            return self.fs.is_directory(f"{self.root}/{name}")
+        except OSError as error:
+            # A failing device is listed, so that whoever walks the devices reports it.
+            return error.errno in FAILING

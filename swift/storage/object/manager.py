@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The objects of one policy on this node: the engine behind `replication.fs`.
+
+A manager makes DiskFiles from names or from what a walk of the disk finds, hashes
+suffixes for replicas to compare, and keeps undelivered container updates. Another
+engine implements the same methods and is found by its entry point in the group
+swift.diskfile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from swift.core.errors import DeviceUnavailable, ObjectMissing
+from swift.core.hashing import HashSalt, is_path_hash
+from swift.core.names import ObjectName, is_safe_segment
+from swift.core.policy import StoragePolicy
+from swift.runtime import green
+from swift.storage.devices import Devices
+from swift.storage.fs import FileSystem, as_domain_error
+from swift.storage.object import hashes
+from swift.storage.object.context import DiskConfig, DiskContext
+from swift.storage.object.diskfile import DiskFile, OpenObject
+from swift.storage.object.pending import PendingUpdates
+from swift.storage.object.reader import FileSpan, ObjectReader
+from swift.storage.object.writer import ObjectWriter
+
+__all__ = [
+    "DiskConfig",
+    "DiskFile",
+    "DiskFileManager",
+    "FileSpan",
+    "ObjectReader",
+    "ObjectWriter",
+    "OpenObject",
+    "PendingUpdates",
+]
+
+
+class DiskFileManager:
+    """Makes, finds and hashes the objects of one policy.
+
+    log, metrics: see DiskContext. fs: the disk door; tests hand in their own.
+    """
+
+    def __init__(
+        self,
+        config: DiskConfig,
+        policy: StoragePolicy,
+        salt: HashSalt,
+        log: Any,
+        metrics: Any,
+        *,
+        fs: FileSystem | None = None,
+    ) -> None:
+        fs = fs or FileSystem()
+        devices = Devices(config.devices, config.mount_check, fs)
+        self._context = DiskContext(fs, devices, config, policy, salt, log, metrics)
+        self.config = config
+        self.policy = policy
+        self.devices = devices
+        self.pending = PendingUpdates(self._context)
+
+    def diskfile(
+        self,
+        device: str,
+        partition: str | int,
+        name: ObjectName,
+        *,
+        next_part_power: int | None = None,
+    ) -> DiskFile:
+        """The object of a name, whether it exists or not.
+
+        next_part_power: of the ring while its part power grows, for writes.
+        Raises DeviceUnavailable.
+        """
+        return DiskFile(
+            self._context,
+            device=device,
+            device_path=self.devices.path(device),
+            partition=str(partition),
+            path_hash=self._context.salt.digest_of_path(name.path).hex(),
+            name=name,
+            next_part_power=next_part_power,
+        )
+
+    def diskfile_by_hash(
+        self,
+        device: str,
+        partition: str | int,
+        path_hash: str,
+        *,
+        next_part_power: int | None = None,
+    ) -> DiskFile:
+        """The object of a hash directory; its name is known after opening.
+
+        Raises DeviceUnavailable, ObjectMissing for what cannot be a hash.
+        """
+        if not is_path_hash(path_hash) or not is_safe_segment(str(partition)):
+            raise ObjectMissing(f"{device}/{partition}/{path_hash}: no hash directory")
+        return DiskFile(
+            self._context,
+            device=device,
+            device_path=self.devices.path(device),
+            partition=str(partition),
+            path_hash=path_hash,
+            name=None,
+            next_part_power=next_part_power,
+        )
+
+    def suffix_hashes(
+        self,
+        device: str,
+        partition: str | int,
+        suffixes: Iterable[str] = (),
+        *,
+        list_directory: bool = False,
+    ) -> hashes.SuffixHashes:
+        """Suffix → digest of one partition, as REPLICATE answers it. Yields.
+
+        suffixes: those to calculate anew. Raises DeviceUnavailable, LockTimeout.
+        """
+        path = self._partition_path(device, partition)
+
+        def calculate() -> hashes.SuffixHashes:
+            try:
+                return hashes.suffix_hashes(
+                    self._context, path, suffixes, list_directory=list_directory
+                )[1]
+            except OSError as error:
+                raise as_domain_error(error, device) from error
+
+        return green.in_thread(calculate)
+
+    def invalidate(self, device: str, partition: str | int, suffix: str) -> None:
+        """Have a suffix hashed again by the next comparison. Yields.
+
+        Raises DeviceUnavailable, LockTimeout.
+        """
+        path = self._partition_path(device, partition)
+
+        def note() -> None:
+            try:
+                hashes.invalidate(self._context.fs, path, suffix)
+            except OSError as error:
+                raise as_domain_error(error, device) from error
+
+        green.in_thread(note)
+
+    def _partition_path(self, device: str, partition: str | int) -> str:
+        if not is_safe_segment(str(partition)):
+            raise DeviceUnavailable(device, f"no partition {partition!r}")
+        objects_dir = self.policy.objects_dir
+        return f"{self.devices.path(device)}/{objects_dir}/{partition}"

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The body of an open object, with its checksum verified on the way.
+
+A body that fits one disk chunk and is in the page cache is read where it is asked for;
+everything else is read by a disk thread, which feeds the checksum in the same call: the
+hop is paid once for several chunks, and MD5 runs with the interpreter lock released.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from hashlib import md5
+
+from swift.core.errors import ObjectQuarantined
+from swift.runtime import green
+from swift.storage.fs import FileSystem, Handle
+
+CHUNKS_PER_READ = 4
+"""Disk chunks that one hop to a disk thread brings, joined to one."""
+
+
+class ObjectReader:
+    """Iterates the bytes from `start` to before `stop` of an open object's file.
+
+    With `etag` given, a read of the whole file compares MD5 and size with the record.
+    On a mismatch the object goes into quarantine and ObjectQuarantined is raised in the
+    place of the last chunk: the receiver sees a body that breaks off, never all of a
+    wrong one. An I/O error quarantines too. Yields.
+
+    close: called once at the end by `close()`; the object's own when the reader owns
+    it.
+    """
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        handle: Handle,
+        *,
+        start: int,
+        stop: int,
+        size: int,
+        etag: str | None,
+        chunk_size: int,
+        keep_cache: bool,
+        quarantine: Callable[[str], ObjectQuarantined],
+        close: Callable[[], None] | None = None,
+    ) -> None:
+        self._fs = fs
+        self._handle = handle
+        self._position = start
+        self._stop = stop
+        self._chunk_size = chunk_size
+        self._keep_cache = keep_cache
+        self._quarantine = quarantine
+        self._close = close
+        whole = start == 0 and stop == size
+        self._etag = etag if whole else None
+        self._digest = md5(usedforsecurity=False)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        left = self._stop - self._position
+        if left <= 0:
+            raise StopIteration
+        if left <= self._chunk_size:
+            with self._handle as fd:
+                data = self._fs.read_cached(fd, left, self._position)
+            if data is not None:
+                self._position += left
+                reason = self._verify(data)
+                if reason is not None:
+                    raise green.in_thread(self._quarantine, reason)
+                return data
+        return green.in_thread(self._read, min(left, self._size_per_read()))
+
+    def at_once(self) -> bytes | None:
+        """All bytes that are left, when they are no more than a disk chunk; else None.
+
+        The reader is closed when it gives them. Raises as iterating does.
+        """
+        if self._stop - self._position > self._chunk_size:
+            return None
+        try:
+            return b"".join(self)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the file; once."""
+        self._stop = self._position
+        close, self._close = self._close, None
+        if close is not None:
+            close()
+
+    def _size_per_read(self) -> int:
+        return self._chunk_size * CHUNKS_PER_READ
+
+    def _read(self, size: int) -> bytes:
+        """The next `size` bytes, on a disk thread."""
+        offset = self._position
+        try:
+            with self._handle as fd:
+                data = self._fs.read(fd, size, offset)
+                while 0 < len(data) < size:
+                    more = self._fs.read(fd, size - len(data), offset + len(data))
+                    if not more:
+                        break
+                    data += more
+                if not self._keep_cache:
+                    self._fs.drop_cache(fd, offset, len(data))
+        except OSError as error:
+            raise self._quarantine(f"read failed: {error.strerror}") from error
+        self._position = offset + len(data)
+        if len(data) < size:
+            raise self._quarantine(f"file ends at {self._position}")
+        reason = self._verify(data)
+        if reason is not None:
+            raise self._quarantine(reason)
+        return data
+
+    def _verify(self, data: bytes) -> str | None:
+        """Feed the checksum; why the object cannot be trusted, once that is known."""
+        if self._etag is None:
+            return None
+        self._digest.update(data)
+        if self._position < self._stop or self._digest.hexdigest() == self._etag:
+            return None
+        return f"MD5 is {self._digest.hexdigest()}, recorded is {self._etag}"
+
+
+class FileSpan:
+    """Bytes of a file that the kernel may send (`wire.streams.FileRange`).
+
+    Nothing is verified. Iterating reads the same bytes.
+    """
+
+    def __init__(
+        self, handle: Handle, offset: int, length: int, reader: ObjectReader
+    ) -> None:
+        self.offset = offset
+        self.length = length
+        self._handle = handle
+        self._reader = reader
+
+    def fileno(self) -> int:
+        """The descriptor of the file."""
+        return self._handle.fileno()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._reader
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._reader.close()

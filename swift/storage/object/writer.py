@@ -1,0 +1,479 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a body to a durable file: the steps of a commit, and the writer that feeds them.
+
+A file is written without a name, gets its record, is synced, and only then becomes
+visible by one link; before that the suffix is noted as changed, and the directory is
+synced before anybody is told. So after a crash at any step the object is the old or the
+new one, whole, and its suffix is hashed again. A failed sync is a failed device:
+nothing is repeated and nothing acknowledged.
+
+A commit is one function, run by one disk thread: the body of a small object is kept in
+memory until then, so that a small PUT costs a single hop. Contract object-on-disk 8,
+12.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import md5
+from types import TracebackType
+
+from swift.core.errors import DeviceUnavailable, DiskFull
+from swift.core.hashing import SUFFIX_LENGTH, hash_directory, partition_of_hex
+from swift.core.headers import CONTENT_LENGTH, CONTENT_TYPE, ETAG, X_TIMESTAMP, Headers
+from swift.core.metadata import NAME, attributes
+from swift.core.objectfiles import DATA, TOMBSTONE, FilePart
+from swift.core.timestamp import Timestamp
+from swift.runtime import green
+from swift.storage.fs import as_domain_error
+from swift.storage.object import hashes
+from swift.storage.object.cleanup import clean_up
+from swift.storage.object.context import DiskContext
+
+BATCH_SIZE = 256 * 1024
+"""Bytes of a body that are kept before a disk thread writes them, and so the size up to
+which a PUT is a single hop."""
+
+INLINE_MD5_MAX = 64 * 1024
+"""Bytes whose MD5 costs less than asking a disk thread for it."""
+
+_LINK_ATTEMPTS = 3
+_FIRST = (CONTENT_TYPE, CONTENT_LENGTH, ETAG)
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an object lives. name: its decoded path, empty when not known."""
+
+    device: str
+    device_path: str
+    partition: str
+    path_hash: str
+    name: str
+    next_part_power: int | None = None
+
+    @property
+    def suffix(self) -> str:
+        """The suffix directory's name."""
+        return self.path_hash[-SUFFIX_LENGTH:]
+
+    def partition_path(self, objects_dir: str, partition: str | int) -> str:
+        """A partition's directory on this device."""
+        return f"{self.device_path}/{objects_dir}/{partition}"
+
+    def directory(self, objects_dir: str, partition: str | int) -> str:
+        """The object's directory as if it were in `partition`."""
+        relative = hash_directory(objects_dir, partition, self.path_hash)
+        return f"{self.device_path}/{relative}"
+
+    def record(self, timestamp: Timestamp, metadata: Headers) -> Headers:
+        """The record to store: time, what describes the body, the rest, the name."""
+        record = Headers()
+        dict.__setitem__(record, X_TIMESTAMP, timestamp.internal)
+        for key in _FIRST:
+            if key in metadata:
+                dict.__setitem__(record, key, metadata[key])
+        for key, value in metadata.items():
+            if key != X_TIMESTAMP and key != NAME:
+                dict.__setitem__(record, key, value)
+        dict.__setitem__(record, NAME, self.name or metadata.get(NAME, ""))
+        return record
+
+
+class Temporary:
+    """A file on its way to a name. path: empty while it has no name at all."""
+
+    __slots__ = ("fd", "path")
+
+    def __init__(self, fd: int, path: str = "") -> None:
+        self.fd = fd
+        self.path = path
+
+
+class Commit:
+    """Makes one file of an object durable. Blocks: it is run by a disk thread."""
+
+    def __init__(self, context: DiskContext, place: Place) -> None:
+        self._context = context
+        self._fs = context.fs
+        self._place = place
+        self._objects_dir = context.policy.objects_dir
+        self._directory = place.directory(self._objects_dir, place.partition)
+        self._directory_fd = -1
+        self._is_new = False
+        self._parents: list[str] = []
+        self._temporary: Temporary | None = None
+
+    # --- the steps ------------------------------------------------------------------
+
+    def begin(self, size: int | None) -> None:
+        """Make the file that a body is written to, with room for it if `size` is known.
+
+        Raises DiskFull, DeviceUnavailable.
+        """
+        try:
+            self._open_temporary()
+            self._check_space()
+            if size and not self._context.config.disable_fallocate:
+                self._fs.preallocate(self._fd, size)
+        except OSError as error:
+            raise as_domain_error(error, self._place.device) from error
+
+    def write(self, chunks: Sequence[bytes]) -> None:
+        """Append to the file."""
+        try:
+            self._fs.write(self._fd, chunks)
+        except OSError as error:
+            raise as_domain_error(error, self._place.device) from error
+
+    def flush(self, offset: int, length: int) -> None:
+        """Bring what was written so far to the disk, and out of the page cache."""
+        try:
+            self._fs.sync_data(self._fd)
+        except OSError as error:
+            raise as_domain_error(error, self._place.device) from error
+        self._fs.drop_cache(self._fd, offset, length)
+
+    def finish(
+        self,
+        part: FilePart,
+        stored: Iterable[tuple[str, bytes]],
+        chunks: Sequence[bytes] = (),
+        *,
+        drop_cache: bool = False,
+    ) -> None:
+        """Write `chunks`, attach the record and give the file its name, durably.
+
+        Raises DiskFull, DeviceUnavailable, LockTimeout; then the object is as it was,
+        but for an error after the link, when it may be the new one all the same.
+        """
+        fs, place = self._fs, self._place
+        try:
+            if self._temporary is None:
+                self._open_temporary()
+                if part.kind != TOMBSTONE:
+                    self._check_space()
+            if chunks:
+                fs.write(self._fd, chunks)
+            for name, value in stored:
+                fs.set_xattr(self._fd, name, value)
+            fs.sync(self._fd)
+            if drop_cache:
+                fs.drop_cache(self._fd, 0, 0)
+            partition_path = place.partition_path(self._objects_dir, place.partition)
+            hashes.invalidate(fs, partition_path, place.suffix)
+            file_name = self._context.policy.redundancy.file_name(part)
+            self._give_name(file_name)
+            fs.sync(self._directory_fd)
+            for parent in self._parents:
+                fs.sync_directory(parent)
+        except OSError as error:
+            raise as_domain_error(error, place.device) from error
+        if place.next_part_power is not None:
+            self._follow_part_power(file_name, place.next_part_power)
+        # What is alone in a directory made for it has nothing to tidy. (Should another
+        # writer have come into the new directory meanwhile, the next one to commit
+        # there or to hash the suffix tidies up after both.)
+        if not self._is_new and not (
+            part.kind == DATA and self._context.policy.redundancy.two_phase
+        ):
+            self._tidy(self._directory)
+
+    def close(self) -> None:
+        """Let go of everything; a file without its name is gone."""
+        temporary, self._temporary = self._temporary, None
+        if temporary is not None:
+            self._fs.close(temporary.fd)
+            if temporary.path:
+                with suppress(OSError):
+                    self._fs.unlink(temporary.path)
+        if self._directory_fd >= 0:
+            self._fs.close(self._directory_fd)
+            self._directory_fd = -1
+
+    # --- how ------------------------------------------------------------------------
+
+    @property
+    def _fd(self) -> int:
+        assert self._temporary is not None, "begin or finish made the file"
+        return self._temporary.fd
+
+    def _open_temporary(self) -> None:
+        fs, place = self._fs, self._place
+        self._open_directory()
+        fd = fs.open_unnamed(self._directory_fd)
+        if fd is not None:
+            self._temporary = Temporary(fd)
+            return
+        directory = f"{place.device_path}/{self._context.policy.tmp_dir}"
+        with suppress(FileExistsError):
+            fs.make_directory(directory)
+        self._temporary = Temporary(*fs.open_temporary(directory))
+
+    def _open_directory(self) -> None:
+        """Open the hash directory, made with its parents where they are missing."""
+        for _ in range(_LINK_ATTEMPTS):
+            try:
+                self._directory_fd = self._fs.open_directory(self._directory)
+                return
+            except FileNotFoundError:
+                self._make_directories(self._directory)
+        # Somebody removes it as fast as it is made; say so as the disk would.
+        raise FileNotFoundError(errno.ENOENT, "directory keeps vanishing")
+
+    def _make_directories(self, path: str) -> None:
+        # From below upward: the parents are nearly always there.
+        if path == self._place.device_path:
+            raise DeviceUnavailable(self._place.device, "went away")
+        parent = path.rpartition("/")[0]
+        try:
+            try:
+                self._fs.make_directory(path)
+            except FileNotFoundError:
+                self._make_directories(parent)
+                self._fs.make_directory(path)
+        except FileExistsError:
+            # Another writer was quicker. The parent is synced here too, for its commit
+            # may not have come as far.
+            pass
+        else:
+            self._is_new = self._is_new or path == self._directory
+        if parent not in self._parents:
+            self._parents.append(parent)
+
+    def _check_space(self) -> None:
+        reserve = self._context.config.fallocate_reserve
+        if not reserve.bytes and not reserve.percent:
+            return
+        free_bytes, total_bytes = self._fs.space(self._fd)
+        if reserve.violated(free_bytes, total_bytes):
+            raise DiskFull(
+                self._place.device, f"{free_bytes} bytes free are kept in reserve"
+            )
+
+    def _give_name(self, file_name: str) -> None:
+        assert self._temporary is not None, "finish made the file"
+        temporary = self._temporary
+        for attempt in range(_LINK_ATTEMPTS):
+            try:
+                if temporary.path:
+                    self._fs.rename(temporary.path, f"{self._directory}/{file_name}")
+                    temporary.path = ""
+                    return
+                self._link_over(file_name)
+                return
+            except FileNotFoundError:
+                # A clean-up removed the empty directory since it was opened.
+                if attempt == _LINK_ATTEMPTS - 1:
+                    raise
+                self._fs.close(self._directory_fd)
+                self._directory_fd = -1
+                self._open_directory()
+
+    def _link_over(self, file_name: str) -> None:
+        fs = self._fs
+        for attempt in range(_LINK_ATTEMPTS):
+            try:
+                fs.link_unnamed(self._fd, file_name, self._directory_fd)
+                return
+            except FileExistsError:
+                if attempt == _LINK_ATTEMPTS - 1:
+                    raise
+                with suppress(FileNotFoundError):
+                    fs.unlink(file_name, directory_fd=self._directory_fd)
+
+    def _tidy(self, directory: str) -> None:
+        try:
+            clean_up(self._context, directory, now=green.now())
+        except OSError as error:
+            # The object is durable; what is left over goes with the next clean-up.
+            self._context.log.warning("object %s: not tidied (%s)", directory, error)
+
+    def _follow_part_power(self, file_name: str, power: int) -> None:
+        """Keep the object reachable in the partition of the other part power."""
+        place = self._place
+        target = partition_of_hex(place.path_hash, power)
+        if str(target) == place.partition:
+            target = partition_of_hex(place.path_hash, power - 1)
+            if str(target) != place.partition:
+                self._tidy(place.directory(self._objects_dir, target))
+            return
+        directory = place.directory(self._objects_dir, target)
+        try:
+            self._link_into(directory, target, file_name)
+        except (OSError, DeviceUnavailable) as error:
+            # The relinker makes up for it; the object itself is durable.
+            self._context.log.error(
+                "object %s: not linked into partition %s (%s)",
+                self._directory,
+                target,
+                error,
+            )
+        self._tidy(directory)
+
+    def _link_into(self, directory: str, partition: int, file_name: str) -> None:
+        fs, place = self._fs, self._place
+        source = f"{self._directory}/{file_name}"
+        self._parents = []
+        if not fs.is_directory(directory):
+            self._make_directories(directory)
+        hashes.invalidate(
+            fs, place.partition_path(self._objects_dir, partition), place.suffix
+        )
+        try:
+            fs.link(source, f"{directory}/{file_name}")
+        except FileExistsError:
+            there = fs.status(f"{directory}/{file_name}")
+            if there.st_ino != fs.status(source).st_ino:
+                raise
+        for path in (directory, *self._parents):
+            fs.sync_directory(path)
+
+
+class ObjectWriter:
+    """Takes the body of one object, then makes it durable. A context manager.
+
+    Leaving the block without `commit` leaves nothing behind. Not for two green threads
+    at a time. `etag` and `commit` come after the last `write`.
+    """
+
+    def __init__(self, context: DiskContext, place: Place, size: int | None) -> None:
+        self.size = 0
+        self._context = context
+        self._place = place
+        self._expected = size
+        self._commit = Commit(context, place)
+        self._begun = False
+        self._chunks: list[bytes] = []
+        self._chunks_size = 0
+        self._digest = md5(usedforsecurity=False)
+        self._hashed = 0
+        self._flushed = 0
+        self._flush_every = context.config.mb_per_sync * _MIB
+        # Held by a disk thread while it works on the files; see _give_up.
+        self._busy = threading.Lock()
+        self._given_up = False
+
+    def __enter__(self) -> ObjectWriter:
+        # Room for a large body is asked for before its sender is told to go on.
+        if self._expected is not None and self._expected > BATCH_SIZE:
+            self._in_thread(self._begin)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._give_up()
+
+    def write(self, chunk: bytes) -> None:
+        """Append bytes. Yields when enough have come. Raises DiskFull and the like."""
+        self._chunks.append(chunk)
+        self._chunks_size += len(chunk)
+        self.size += len(chunk)
+        if self._chunks_size >= BATCH_SIZE:
+            self._in_thread(self._write_out)
+
+    @property
+    def etag(self) -> str:
+        """MD5 in hex of all bytes written. May yield."""
+        if self.size - self._hashed > INLINE_MD5_MAX:
+            self._in_thread(self._hash_all)
+        else:
+            self._hash_all()
+        return self._digest.hexdigest()
+
+    def commit(
+        self,
+        metadata: Headers,
+        timestamp: Timestamp,
+        *,
+        fragment_index: int | None = None,
+        durable: bool = False,
+    ) -> None:
+        """Make the object durable and visible. Yields.
+
+        metadata: what to store beside Content-Length and ETag, which are the writer's
+        own. Whoever gets an answer may tell the client; an error means the object is as
+        it was, but for DeviceUnavailable, after which either may stand. Raises
+        DiskFull, DeviceUnavailable, LockTimeout.
+        """
+        metadata = metadata.copy()
+        metadata[CONTENT_LENGTH] = str(self.size)
+        metadata[ETAG] = self.etag
+        record = self._place.record(timestamp, metadata)
+        part = FilePart(timestamp, DATA, None, fragment_index, durable)
+        self._in_thread(self._finish, part, record)
+
+    def make_durable(self, timestamp: Timestamp) -> None:
+        """The second phase of schemes that have one: the commit message came. Yields.
+
+        A replicated object is durable after `commit`, and nothing is left to do.
+        """
+        assert not self._context.policy.redundancy.two_phase, "its engine does this"
+
+    # --- on a disk thread -------------------------------------------------------------
+
+    def _in_thread(self, function: Callable[..., None], *arguments: object) -> None:
+        green.in_thread(self._work, function, arguments)
+
+    def _work(
+        self, function: Callable[..., None], arguments: tuple[object, ...]
+    ) -> None:
+        try:
+            with self._busy:
+                if not self._given_up:
+                    function(*arguments)
+        finally:
+            if self._given_up:
+                self._give_up()
+
+    def _give_up(self) -> None:
+        """Close the files, now or when the disk thread that uses them is done.
+
+        The green thread may have been killed while a disk thread works for it; whoever
+        of the two comes last closes.
+        """
+        self._given_up = True
+        if self._busy.acquire(blocking=False):
+            try:
+                self._commit.close()
+            finally:
+                self._busy.release()
+
+    def _begin(self) -> None:
+        self._commit.begin(self._expected)
+        self._begun = True
+
+    def _write_out(self) -> None:
+        if not self._begun:
+            self._begin()
+        self._hash_all()
+        chunks, self._chunks = self._chunks, []
+        self._chunks_size = 0
+        self._commit.write(chunks)
+        if self.size - self._flushed >= self._flush_every:
+            self._commit.flush(self._flushed, self.size - self._flushed)
+            self._flushed = self.size
+
+    def _hash_all(self) -> None:
+        # The chunks that are kept are the end of the body; those before were hashed
+        # when they were written out.
+        if self._hashed == self.size:
+            return
+        for chunk in self._chunks:
+            self._digest.update(chunk)
+        self._hashed = self.size
+
+    def _finish(self, part: FilePart, record: Headers) -> None:
+        drop_cache = self.size > self._context.config.keep_cache_size
+        self._commit.finish(
+            part, attributes(record), self._chunks, drop_cache=drop_cache
+        )
