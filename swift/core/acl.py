@@ -33,6 +33,10 @@ _PARSED: dict[str, ContainerAcl] = {}
 _PARSED_MAX = 1024
 
 
+class AclError(InvalidInput, ValueError):
+    """A list that breaks the grammar."""
+
+
 @dataclass(frozen=True, slots=True)
 class ContainerAcl:
     """One parsed list.
@@ -87,7 +91,7 @@ class AccountAcl:
 def clean_acl(text: str, *, is_write: bool) -> str:
     """The list as it is stored: spelling of referrer rules made one, blanks dropped.
 
-    Raises InvalidInput for a referrer rule in a write list, a rule without host and an
+    Raises AclError for a referrer rule in a write list, a rule without host and an
     unknown `.word:`.
     """
     elements = (element.strip() for element in text.split(","))
@@ -116,23 +120,23 @@ def parse_acl(text: str | None) -> ContainerAcl:
 def parse_account_acl(text: str) -> AccountAcl:
     """Read an account's list: a JSON object of lists of strings; blank names nobody.
 
-    Raises InvalidInput for anything else and for unknown keys.
+    Raises AclError for anything else and for unknown keys.
     """
     if not text.strip():
         return AccountAcl()
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InvalidInput("account ACL is no JSON") from error
+        raise AclError("account ACL is no JSON") from error
     if not isinstance(value, dict):
-        raise InvalidInput("account ACL is no JSON object")
+        raise AclError("account ACL is no JSON object")
     for key, members in value.items():
         if key not in _ACCOUNT_KEYS:
-            raise InvalidInput(f"account ACL: unknown key {key!r}")
+            raise AclError(f"account ACL: unknown key {key!r}")
         if not isinstance(members, list) or not all(
             isinstance(member, str) for member in members
         ):
-            raise InvalidInput(f"account ACL: {key} is no list of strings")
+            raise AclError(f"account ACL: {key} is no list of strings")
     return AccountAcl(
         tuple(value.get(ADMIN, ())),
         tuple(value.get(READ_WRITE, ())),
@@ -156,9 +160,9 @@ def _clean_element(element: str, *, is_write: bool) -> str:
     if not colon or not element.startswith("."):
         return element
     if word.strip() not in _REFERRER_WORDS:
-        raise InvalidInput(f"unknown designator {word!r} in ACL: {element!r}")
+        raise AclError(f"unknown designator {word!r} in ACL: {element!r}")
     if is_write:
-        raise InvalidInput(f"referrers are not allowed in write ACL: {element!r}")
+        raise AclError(f"referrers are not allowed in write ACL: {element!r}")
     rule = rule.strip()
     sign = ""
     if rule.startswith("-"):
@@ -166,7 +170,7 @@ def _clean_element(element: str, *, is_write: bool) -> str:
     if rule.startswith("*") and rule != "*":
         rule = rule[1:].strip()
     if rule in ("", "."):
-        raise InvalidInput(f"no host or domain after referrer in ACL: {element!r}")
+        raise AclError(f"no host or domain after referrer in ACL: {element!r}")
     return f"{_REFERRER}:{sign}{rule}"
 
 

@@ -78,7 +78,7 @@ class Process:
         return self._cluster
 
     def logger(self, conf: Mapping[str, str]) -> Logger:
-        """The log that the log_* options of a section describe; shared if they agree."""
+        """The log that a section's log_* options describe; shared if they agree."""
         key = _log_options(conf)
         found = self._logs.get(key)
         if found is None:

@@ -437,7 +437,7 @@ class _Pool:
         A kept connection that turns out to be closed is replaced once when the request
         may be repeated. Raises PeerTimeout, PeerError, FormatError.
         """
-        if not self._places.acquire(timeout=self._options.pool_timeout_s):
+        if not self._places.acquire(self._options.pool_timeout_s):
             raise PeerTimeout(self.server, "no free connection in pool_timeout")
         try:
             while True:
