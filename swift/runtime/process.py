@@ -143,7 +143,7 @@ class Notifier:
                 continue
 
     def restore_environment(self) -> None:
-        """Put NOTIFY_SOCKET back, for the program that replaces us (seamless reload)."""
+        """Put NOTIFY_SOCKET back, for the program that takes our place (reload)."""
         if self.service_socket:
             os.environ[NOTIFY_SOCKET] = self.service_socket
 
@@ -238,3 +238,32 @@ def is_local(
         return False
     mine = set(own)
     return any(candidate in mine for candidate in resolved(address))
+
+
+def current_user() -> str:
+    """The login name of this process's user, or its number when it has none."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
+def port_is_free(ip: str, port: int) -> bool:
+    """True when a server could listen there now."""
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((ip, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port(ip: str) -> int:
+    """A TCP port of that address that nothing listens on."""
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((ip, 0))
+        port: int = probe.getsockname()[1]
+        return port
