@@ -30,7 +30,7 @@ from swift.core.ring.devices import (
     checked_port,
 )
 from swift.core.ring.placement import Rng, dispersion_report, rebalance
-from swift.core.ring.plan import Plan, make_plan
+from swift.core.ring.plan import Plan, make_plan, quotas
 from swift.core.ring.ring import (
     PART_POWER_MAX,
     Ring,
@@ -108,8 +108,6 @@ class RingBuilder:
         if not (math.isfinite(replicas) and replicas >= 1):
             raise RingError(f"replica count {replicas} is less than 1")
 
-    # ---- facts ------------------------------------------------------------
-
     @property
     def parts(self) -> int:
         """Partitions: 2 to the power of part_power."""
@@ -186,8 +184,6 @@ class RingBuilder:
         if self.rows is None:
             raise RingError("the ring has never been rebalanced")
         return self.rows
-
-    # ---- devices ----------------------------------------------------------
 
     def add_device(
         self,
@@ -299,8 +295,6 @@ class RingBuilder:
         if self.next_part_power is not None:
             raise PartPowerConflict(f"cannot {what} while the partition power changes")
 
-    # ---- settings ---------------------------------------------------------
-
     def set_replicas(self, replicas: float) -> None:
         """Change the replica count; takes effect with the next rebalance."""
         self._check_replicas(replicas)
@@ -330,8 +324,6 @@ class RingBuilder:
         """Seconds until the next hour mark at which partitions may move; 0 when now."""
         elapsed = int(now) - self._last_moves_epoch
         return max(0, self.min_part_hours * _HOUR_S - elapsed)
-
-    # ---- rebalance --------------------------------------------------------
 
     def rebalance(self, *, now: float, rng: Rng) -> RebalanceResult:
         """Assign every replica, moving as little as the rules allow.
@@ -461,8 +453,6 @@ class RingBuilder:
             if len(set(column)) != len(column):
                 raise RingError(f"partition {partition} is twice on one device")
 
-    # ---- partition power --------------------------------------------------
-
     def prepare_increase_partition_power(self) -> None:
         """Announce part_power + 1, so that servers link new objects there too."""
         if self.next_part_power is not None:
@@ -510,8 +500,6 @@ class RingBuilder:
             raise PartPowerConflict("there is no increased partition power to finish")
         self.next_part_power = None
         self.version += 1
-
-    # ---- in and out -------------------------------------------------------
 
     def ring(self) -> Ring:
         """What servers read; without partitions before the first rebalance."""
@@ -635,26 +623,30 @@ class RingBuilder:
         }
         return pickle.dumps(state, _PICKLE_PROTOCOL)
 
-    def _entry(self, device: Device, wanted: float) -> dict[str, Any]:
+    def _entry(self, device: Device, wanted: int) -> dict[str, Any]:
         entry = device.as_dict()
         entry["parts"] = self.part_count(device.id)
         entry["parts_wanted"] = wanted
         return entry
 
-    def _parts_wanted(self) -> Iterator[float]:
-        """By id: target partitions minus present ones; very negative without weight."""
+    def _parts_wanted(self) -> Iterator[int]:
+        """By id: entries still to get (negative: to lose); all, without weight."""
         weighted = sum(1 for device in self._staying() if device.weight > 0)
-        plan = self.plan() if weighted >= self.replicas else None
-        for device in self.devices:
-            if device is None:
+        goal: dict[Tier, int] = {}
+        if weighted >= self.replicas:
+            held: Counter[Tier] = Counter()
+            for device in self.present_devices:
+                for tier in device.tiers:
+                    held[tier] += self.part_count(device.id)
+            total = sum(row_lengths(self.part_power, self.replicas))
+            goal = quotas(self.plan(), total, held)
+        for each in self.devices:
+            if each is None:
                 yield 0
-            elif not device.weight:
+            elif not each.weight:
                 yield -int(self.parts * self.replicas)
-            elif plan is None:
-                yield 0
             else:
-                target = int(plan.target[device.tiers[3]] * self.parts + 1e-6)
-                yield target - self.part_count(device.id)
+                yield goal.get(each.tiers[3], 0) - self.part_count(each.id)
 
 
 _BUILDER_KEYS = frozenset(("parts", "parts_wanted"))
