@@ -19,6 +19,7 @@ from __future__ import annotations
 import itertools
 import os
 import select
+import signal
 import sys
 import threading
 import time
@@ -50,6 +51,7 @@ THREADS_MAX = 20
 _COARSE_S = 3.0  # waits at least this long are ended by the sweep
 _SWEEP_S = 1.0  # so they may last this much longer than asked
 _READ_EVENTS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+_END_EVENTS = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _WRITE_EVENTS = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 _INTEREST = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 
@@ -157,6 +159,14 @@ class _Hub(epolls.Hub):  # type: ignore[misc]
         self.sweeping = False
         self.fake: Clock | None = _clock
         self.threads_busy = 0
+        self.signal_pipe: tuple[int, int] | None = None
+        self.signal_watch: Watch | None = None
+
+    def drain_signals(self) -> None:
+        """Empty the pipe that signals write to; their callbacks are ready already."""
+        assert self.signal_pipe is not None, "there is a watch on it"
+        with suppress(BlockingIOError):
+            os.read(self.signal_pipe[0], 4096)
 
     def run(self, *_args: object, **_kwargs: object) -> None:
         """The loop: what is ready, then timers, then descriptors."""
@@ -280,9 +290,7 @@ def _park(parking: _Parking, timeout_s: float | None = None) -> Any:
     timer = None
     if timeout_s is not None:
         parking.value = None
-        timer = hub.schedule_call_global(
-            max(0.0, timeout_s), _expire_parking, parking
-        )
+        timer = hub.schedule_call_global(max(0.0, timeout_s), _expire_parking, parking)
     try:
         return hub.switch()
     finally:
@@ -315,6 +323,7 @@ class Watch:
     """
 
     __slots__ = (
+        "_ended",
         "_hub",
         "_mask",
         "_ready",
@@ -333,6 +342,7 @@ class Watch:
         self._hub: _Hub | None = _hub()
         self._mask = _INTEREST
         self._ready = False
+        self._ended = False  # the other side has closed: reading never blocks again
         self.callback = callback
         self.fileno = fileno
         self.reader: Any = None
@@ -345,6 +355,8 @@ class Watch:
     def dispatch(self, event: int) -> None:
         """Wake who waits for these events (called by the hub)."""
         if event & _READ_EVENTS:
+            if event & _END_EVENTS:
+                self._ended = True
             thread = self.reader
             if thread is not None:
                 self.reader = None
@@ -375,11 +387,9 @@ class Watch:
 
         A limit of 3 s or more may be overrun by a second.
         """
-        if self._ready:
-            self._ready = False
-            return True
         hub = self._hub
-        if hub is None:
+        if self._ready or self._ended or hub is None:
+            self._ready = False
             return True
         assert self.reader is None, "two threads read one descriptor"
         timer = None
@@ -886,9 +896,11 @@ class _ThreadPool:
         self._done: deque[tuple[_Parking, Any, BaseException | None]] = deque()
         self._signalled = False
         self._started = 0
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if hasattr(
-            os, "eventfd"
-        ) else -1
+        self._wake_fd = (
+            os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            if hasattr(os, "eventfd")
+            else -1
+        )
         self._pipe_out = -1
         if self._wake_fd < 0:
             self._pipe_out, self._wake_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -1007,7 +1019,13 @@ def after_fork() -> None:
     if hub is not None:
         with suppress(OSError):
             hub.poll.close()
+        if hub.signal_pipe is not None:
+            signal.set_wakeup_fd(-1)
+            for fileno in hub.signal_pipe:
+                with suppress(OSError):
+                    os.close(fileno)
         del _local.hub
+    _signal_callbacks.clear()
     eventlet.hubs.use_hub(_Hub)
     _hub()
 
@@ -1015,6 +1033,30 @@ def after_fork() -> None:
 def report_unhandled(kind: type[BaseException], trace: TracebackType | None) -> None:
     """Print a traceback the way the hub does; for owners that have no log."""
     traceback.print_exception(kind, None, trace, file=sys.stderr)
+
+
+_signal_callbacks: dict[int, Callable[[], object]] = {}
+
+
+def on_signal(number: int, callback: Callable[[], object]) -> None:
+    """Call back from the hub when a signal comes. The callback must not wait.
+
+    Only in the main thread. Replaces what was set for that signal before.
+    """
+    hub = _hub()
+    if hub.signal_watch is None:
+        hub.signal_pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        hub.signal_watch = Watch(hub.signal_pipe[0], hub.drain_signals)
+        # Without it, epoll goes on waiting after the handler has run (PEP 475).
+        signal.set_wakeup_fd(hub.signal_pipe[1], warn_on_full_buffer=False)
+    _signal_callbacks[number] = callback
+    signal.signal(number, _signalled)
+
+
+def _signalled(number: int, _frame: object) -> None:
+    callback = _signal_callbacks.get(number)
+    if callback is not None:
+        on_hub(callback)
 
 
 _serial = itertools.count(1)

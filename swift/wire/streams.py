@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 from swift.runtime import green
+from swift.wire.channel import Channel
 
 
 @runtime_checkable
 class FileRange(Protocol):
     """A body that is part of a file; the server may use sendfile.
 
-    fileno: a readable regular file; offset, length: bytes of it that make the body.
-    sent: called with the count of bytes that left, before `close`.
+    offset, length: the bytes of the file that make the body.
     """
 
     offset: int
@@ -40,7 +40,7 @@ class FileRange(Protocol):
 class SocketSource(Protocol):
     """A body that arrives on another socket; the server may splice it.
 
-    take_buffered gives what was read from the socket already; then exactly
+    `take_buffered` gives what was read from the socket already; then exactly
     `unread_length` bytes are still to come from `spliceable()`; the server says with
     `skipped` how many of them it moved itself.
     """
@@ -52,8 +52,8 @@ class SocketSource(Protocol):
     def take_buffered(self) -> bytes:
         """Bytes of the body that have been read but not given out."""
 
-    def spliceable(self) -> tuple[int, green.Watch] | None:
-        """The socket's descriptor and watch; None when it cannot be spliced."""
+    def spliceable(self) -> Channel | None:
+        """The channel that the rest comes from; None when it cannot be spliced."""
 
     def skipped(self, count: int) -> None:
         """Note that `count` bytes were moved past this object."""

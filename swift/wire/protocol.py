@@ -1,0 +1,1183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server's side of one HTTP/1.1 connection: requests in, a WSGI app, answers out.
+
+`ServerConnection.run` reads one head after the other, strictly in order, calls the app
+and sends what it returns. A request costs one recv and, when the body is a list, one
+send. `RequestBody` (`wsgi.input`) reads from the socket as the app asks for bytes, so
+that a slow disk slows the client down instead of filling memory; answers are pulled
+from the app as fast as the client takes them, for the same reason.
+
+What a malformed request is answered with is laid down in the reference of the API
+(HTTP-layer behaviour); framing rules are RFC 9112. This room knows no application,
+no option file and no process.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from http.client import responses as _REASONS
+from typing import Any, Protocol
+from urllib.parse import quote
+
+from swift.core.errors import ClientDisconnect, ClientTimeout
+from swift.core.headers import (
+    CONNECTION,
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    DATE,
+    EXPECT,
+    TRANSFER_ENCODING,
+    X_OPENSTACK_REQUEST_ID,
+    X_TRANS_ID,
+)
+from swift.runtime import green
+from swift.wire import environ as keys
+from swift.wire.channel import RECV_BYTES, Channel, splice
+from swift.wire.framing import (
+    CHUNK_LINE_MAX,
+    CRLF,
+    HEAD_END,
+    PREFIXES,
+    TRAILERS_MAX,
+    BadFraming,
+    UnsupportedVersion,
+    chunk_size,
+    joined_head,
+    read_environ_fields,
+    split_request_line,
+    split_target,
+)
+from swift.wire.streams import FileRange, SocketSource, close_body
+
+WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+_DISCARD_MAX = 65536  # unread body bytes that are read away to keep a connection
+_LINGER_S = 2.0  # silence after which a client that should stop sending is cut off
+_LINGER_ALL_S = 30.0  # the most that such a client gets in all
+_EMPTY_LINES_MAX = 8  # before a request line (RFC 9112 §2.2 asks for one)
+_PROXY_LINE_MAX = 107  # PROXY protocol v1, section 2.1
+_SMALL_BODY = 65536  # chunks up to this size travel with the head in one call
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """What one connection may ask for; times in seconds, sizes in bytes."""
+
+    client_timeout_s: float = 60.0
+    keepalive_timeout_s: float = 60.0  # 0 closes after every answer
+    max_request_line: int = 8192
+    max_header_size: int = 8192
+    max_headers_size: int = 65536
+    max_header_count: int = 201
+    require_proxy_protocol: bool = False
+    trans_id_suffix: str = ""
+
+
+class Log(Protocol):
+    """What this room needs of a logger."""
+
+    def warning(self, message: str, *args: Any) -> None:
+        """Something is degraded."""
+
+    def exception(self, message: str, *args: Any) -> None:
+        """An error that nobody expected, with its traceback."""
+
+
+@dataclass(slots=True)
+class Serving:
+    """What the connections of one worker share."""
+
+    app: WsgiApp
+    log: Log
+    limits: HttpLimits = field(default_factory=HttpLimits)
+    base_environ: dict[str, Any] = field(default_factory=dict)
+    slots: green.Semaphore = field(default_factory=lambda: green.Semaphore(1024))
+    connections: set[ServerConnection] = field(default_factory=set)
+    stopping: bool = False
+
+    def stop(self) -> None:
+        """Finish the requests in flight; close connections that wait for one."""
+        self.stopping = True
+        for connection in list(self.connections):
+            if connection.idle:
+                connection.channel.interrupt()
+
+
+def base_environ(log: Log, *, scheme: str = "http") -> dict[str, Any]:
+    """The environ entries that are the same for all requests of a worker."""
+    return {
+        keys.SCRIPT_NAME: "",
+        "GATEWAY_INTERFACE": "CGI/1.1",
+        "wsgi.version": (1, 0),
+        keys.WSGI_URL_SCHEME: scheme,
+        keys.WSGI_ERRORS: ErrorStream(log),
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        "wsgi.input_terminated": True,
+    }
+
+
+class ErrorStream(io.TextIOBase):
+    """wsgi.errors: lines become log records."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__()
+        self._log = log
+
+    def write(self, text: str) -> int:
+        """Log the text as a warning."""
+        if text.strip():
+            self._log.warning("wsgi: %s", text.rstrip())
+        return len(text)
+
+    def writable(self) -> bool:
+        """True."""
+        return True
+
+
+# --- The body of a request ------------------------------------------------------------
+
+
+class RequestBody:
+    """`wsgi.input`: the bytes of a request's body, read as they are asked for.
+
+    content_length: the length declared, None for a chunked body.
+
+    `100 Continue` goes out at the first read, when the client waits for it. Raises
+    ClientDisconnect when the body breaks off or its chunks are malformed, and
+    ClientTimeout when the client is silent for too long; both end the connection.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_channel",
+        "_chunk_left",
+        "_continue",
+        "_decoded",
+        "_left",
+        "_timeout_s",
+        "broken",
+        "content_length",
+        "expects_continue",
+        "finished",
+    )
+
+    def __init__(
+        self,
+        channel: Channel,
+        buffer: bytes,
+        content_length: int | None,
+        timeout_s: float,
+        *,
+        expects_continue: bool = False,
+    ) -> None:
+        self.content_length = content_length
+        self.expects_continue = expects_continue
+        self.broken = False
+        self.finished = content_length == 0
+        self._channel = channel
+        self._buffer = buffer  # received, not yet part of what was given out
+        self._left = content_length or 0
+        self._chunk_left = -1  # -1: a size line comes next
+        self._continue: list[tuple[str, str]] = []
+        self._decoded = b""  # given back by readline
+        self._timeout_s = timeout_s
+
+    # What the app calls
+
+    def read(self, size: int = -1) -> bytes:
+        """`size` bytes, less only at the end; all of it when negative. Yields."""
+        if size == 0 or (self.finished and not self._decoded):
+            return b""
+        if 0 < size <= len(self._decoded):
+            data = self._decoded[:size]
+            self._decoded = self._decoded[size:]
+            return data
+        if self.expects_continue:
+            self._send_continue()
+        if self.content_length is not None and not self._decoded:
+            return self._read_counted(size)
+        pieces = []
+        wanted = size
+        while wanted:
+            piece = self.read_some(wanted if wanted > 0 else RECV_BYTES)
+            if not piece:
+                break
+            pieces.append(piece)
+            if size > 0:
+                wanted -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def read_some(self, size: int = RECV_BYTES) -> bytes:
+        """1 to `size` bytes, as soon as there are any; empty at the end. Yields."""
+        if self._decoded:
+            data = self._decoded[:size]
+            self._decoded = self._decoded[size:]
+            return data
+        if self.finished:
+            return b""
+        if self.expects_continue:
+            self._send_continue()
+        if self.content_length is None:
+            return self._some_chunked(size)
+        data = self._take(min(size, self._left))
+        self._left -= len(data)
+        if not self._left:
+            self.finished = True
+        return data
+
+    def readline(self, size: int = -1) -> bytes:
+        """Up to and with the next LF; at most `size` bytes, the rest at the end."""
+        line = self.read_some()
+        while b"\n" not in line and not 0 <= size <= len(line):
+            more = self.read_some()
+            if not more:
+                break
+            line += more
+        end = line.find(b"\n") + 1 or len(line)
+        if 0 <= size < end:
+            end = size
+        self._decoded = line[end:] + self._decoded
+        return line[:end]
+
+    def readlines(self, hint: int = -1) -> list[bytes]:
+        """The lines that are left."""
+        lines = []
+        count = 0
+        for line in self:
+            lines.append(line)
+            count += len(line)
+            if 0 < hint <= count:
+                break
+        return lines
+
+    def __iter__(self) -> Iterator[bytes]:
+        while line := self.readline():
+            yield line
+
+    def close(self) -> None:
+        """Nothing: the connection decides what becomes of unread bytes."""
+
+    def continue_headers(self, headers: Iterable[tuple[str, str]]) -> None:
+        """Header fields of the next `100 Continue`."""
+        self._continue = list(headers)
+
+    def resume(self) -> None:
+        """Begin the next phase of a chunked body that has come to its end.
+
+        Sends a `100 Continue` at once, with the same header fields; what follows are
+        further chunks up to another empty one (backend PUT with a commit).
+        """
+        assert self.content_length is None, "only a chunked body has phases"
+        assert self.finished, "the phase before is not over"
+        self.finished = False
+        self._chunk_left = -1
+        self._send_continue()
+
+    # How it works
+
+    def _send_continue(self) -> None:
+        self.expects_continue = False
+        lines = ["HTTP/1.1 100 Continue"]
+        lines += [PREFIXES[name] + value for name, value in self._continue]
+        try:
+            self._channel.send(joined_head(lines), self._timeout_s)
+        except TimeoutError as error:
+            raise self._broken(ClientTimeout("client does not read")) from error
+        except OSError as error:
+            raise self._broken(ClientDisconnect("client is gone")) from error
+
+    def _broken(self, error: Exception) -> Exception:
+        self.broken = True
+        self.finished = True
+        return error
+
+    def _receive(self, size: int) -> bytes:
+        try:
+            data = self._channel.recv(size, self._timeout_s)
+        except TimeoutError as error:
+            raise self._broken(ClientTimeout("client sends nothing")) from error
+        except OSError as error:
+            raise self._broken(ClientDisconnect(f"body: {error}")) from error
+        if not data:
+            raise self._broken(ClientDisconnect("body ended early"))
+        return data
+
+    def _read_counted(self, size: int) -> bytes:
+        wanted = self._left if size < 0 or size > self._left else size
+        buffer = self._buffer
+        if len(buffer) >= wanted:
+            data = buffer[:wanted]
+            self._buffer = buffer[wanted:]
+        else:
+            pieces = [buffer] if buffer else []
+            self._buffer = b""
+            missing = wanted - len(buffer)
+            while missing:
+                piece = self._receive(min(missing, 1 << 20))
+                pieces.append(piece)
+                missing -= len(piece)
+            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._left -= wanted
+        if not self._left:
+            self.finished = True
+        return data
+
+    def _take(self, size: int) -> bytes:
+        """1 to `size` bytes, out of the buffer first."""
+        buffer = self._buffer
+        if not buffer:
+            return self._receive(size)
+        if len(buffer) <= size:
+            self._buffer = b""
+            return buffer
+        self._buffer = buffer[size:]
+        return buffer[:size]
+
+    def _some_chunked(self, size: int) -> bytes:
+        if self._chunk_left < 0:
+            self._next_chunk()
+            if self.finished:
+                return b""
+        left = self._chunk_left
+        buffer = self._buffer
+        if len(buffer) >= left + 2 and left <= size:  # a whole chunk: the usual case
+            if buffer[left : left + 2] != CRLF:
+                raise self._broken(ClientDisconnect("chunk has no end"))
+            self._buffer = buffer[left + 2 :]
+            self._chunk_left = -1
+            return buffer[:left]
+        data = self._take(min(size, left))
+        self._chunk_left = left = left - len(data)
+        if not left:
+            self._end_chunk()
+        return data
+
+    def _end_chunk(self) -> None:
+        if self._line(2):
+            raise self._broken(ClientDisconnect("chunk has no end"))
+        self._chunk_left = -1
+
+    def _next_chunk(self) -> None:
+        try:
+            size = chunk_size(self._line(CHUNK_LINE_MAX))
+        except BadFraming as error:
+            raise self._broken(ClientDisconnect(str(error))) from error
+        if size:
+            self._chunk_left = size
+            return
+        allowed = TRAILERS_MAX
+        while line := self._line(allowed):
+            allowed -= len(line) + 2
+        self.finished = True
+
+    def _line(self, size_max: int) -> bytes:
+        """The next line without its CRLF, which may not lie beyond size_max."""
+        while True:
+            end = self._buffer.find(CRLF)
+            if 0 <= end < size_max:
+                line = self._buffer[:end]
+                self._buffer = self._buffer[end + 2 :]
+                return line
+            if end >= 0 or len(self._buffer) > size_max:
+                raise self._broken(ClientDisconnect("line too long in chunked body"))
+            self._buffer += self._receive(RECV_BYTES)
+
+    # What the connection calls
+
+    def surplus(self) -> bytes:
+        """Bytes received after the body's end: the next request's."""
+        return self._buffer
+
+    def absorb(self) -> bool:
+        """True when the body is at its end, after taking what has arrived of it.
+
+        Never waits; looks at no more than _DISCARD_MAX bytes.
+        """
+        if self.finished:
+            return not self.broken
+        if self.content_length is None:
+            return self._absorb_chunked()
+        if self._left > _DISCARD_MAX:
+            return False
+        while self._left > len(self._buffer):
+            try:
+                data = self._channel.recv_now(self._left - len(self._buffer))
+            except OSError:
+                data = b""
+            if not data:
+                return False
+            self._buffer += data
+        self._buffer = self._buffer[self._left :]
+        self._left = 0
+        self.finished = True
+        return True
+
+    def _absorb_chunked(self) -> bool:
+        """For an unread chunked body: only its end may have arrived, or it is cut."""
+        whole = b"0" + HEAD_END
+        if self._chunk_left < 0 and self._buffer.startswith(whole):
+            self._buffer = self._buffer[len(whole) :]
+            self.finished = True
+            return True
+        return False
+
+    def discardable(self) -> bool:
+        """True when waiting for the rest of the body is cheap and it will come."""
+        return (
+            not self.broken
+            and not self.expects_continue
+            and self.content_length is not None
+            and self._left <= _DISCARD_MAX
+        )
+
+    def discard(self) -> bool:
+        """Read the rest away; False when it does not come. Yields."""
+        try:
+            while self.read_some():
+                pass
+        except (ClientDisconnect, ClientTimeout):
+            return False
+        return True
+
+
+# --- Heads ----------------------------------------------------------------------------
+
+
+class _Refused(Exception):
+    """A request that is answered here. status: `400 Bad Request`; bare: HTTP/1.0 and
+    no body; else an HTML page with a transaction id."""
+
+    def __init__(self, status: str, explanation: str = "", *, bare: bool) -> None:
+        super().__init__(status)
+        self.status = status
+        self.explanation = explanation
+        self.bare = bare
+
+
+_date_second = -1
+_date_line = ""
+
+
+def date_line() -> str:
+    """The Date field of answers sent now."""
+    global _date_second, _date_line
+    second = int(green.now())
+    if second != _date_second:
+        _date_second = second
+        _date_line = "Date: " + formatdate(second, usegmt=True)
+    return _date_line
+
+
+def transaction_id(suffix: str) -> str:
+    """An id for an answer that no pipeline has given one: `tx…-…`."""
+    return f"tx{uuid.uuid4().hex[:21]}-{int(green.now()):010x}{quote(suffix)}"
+
+
+def _refusal(refused: _Refused, suffix: str) -> bytes:
+    if refused.bare:
+        lines = [
+            f"HTTP/1.0 {refused.status}",
+            f"{CONNECTION}: close",
+            f"{CONTENT_LENGTH}: 0",
+        ]
+        return joined_head(lines)
+    reason = refused.status.partition(" ")[2]
+    body = f"<html><h1>{reason}</h1><p>{refused.explanation}</p></html>".encode()
+    trans_id = transaction_id(suffix)
+    lines = [
+        f"HTTP/1.1 {refused.status}",
+        f"{CONTENT_TYPE}: text/html; charset=UTF-8",
+        f"{CONTENT_LENGTH}: {len(body)}",
+        f"{X_TRANS_ID}: {trans_id}",
+        f"{X_OPENSTACK_REQUEST_ID}: {trans_id}",
+        date_line(),
+        f"{CONNECTION}: close",
+    ]
+    return joined_head(lines) + body
+
+
+def _bad_request(explanation: str) -> _Refused:
+    return _Refused("400 Bad Request", explanation, bare=False)
+
+
+_PROXY_LINE = re.compile(
+    r"PROXY (?:(?:TCP4|TCP6) ([0-9A-Fa-f.:]+) ([0-9A-Fa-f.:]+)"
+    r" ([0-9]{1,5}) ([0-9]{1,5})|UNKNOWN(?: .*)?)"
+)
+
+_STATUS_LINES: dict[str, str] = {}
+_STATUS_LINES_MAX = 256
+
+_LENGTH = PREFIXES[CONTENT_LENGTH]
+_CONNECTION = PREFIXES[CONNECTION]
+_FRAMING = frozenset(
+    (_LENGTH, _CONNECTION, PREFIXES[TRANSFER_ENCODING], PREFIXES[DATE])
+)
+_BODILESS = ("204", "304")
+
+
+def _status_line(status: str) -> str:
+    """The first line of an answer; `status` as given to start_response."""
+    line = _STATUS_LINES.get(status)
+    if line is None:
+        code, _, reason = status.partition(" ")
+        if len(code) != 3 or not code.isdecimal():
+            raise BadFraming(f"bad status {status!r}")
+        line = f"HTTP/1.1 {code} {reason or _REASONS.get(int(code), 'Unknown')}"
+        if len(_STATUS_LINES) < _STATUS_LINES_MAX:
+            _STATUS_LINES[status] = line
+    return line
+
+
+# --- One connection -------------------------------------------------------------------
+
+
+class ServerConnection:
+    """One client's connection: its requests are answered one after the other.
+
+    channel: owned; `run` closes it. peer: (host, port) of the client.
+    """
+
+    __slots__ = (
+        "_body",
+        "_buffer",
+        "_chunking",
+        "_head_sent",
+        "_headers",
+        "_keep",
+        "_left",
+        "_method",
+        "_protocol",
+        "_serving",
+        "_status",
+        "_timeout_s",
+        "channel",
+        "environ",
+        "idle",
+    )
+
+    def __init__(
+        self, channel: Channel, serving: Serving, peer: tuple[str, str]
+    ) -> None:
+        self.channel = channel
+        self.idle = False
+        self._serving = serving
+        self._timeout_s = serving.limits.client_timeout_s
+        self._buffer = b""
+        self.environ = dict(serving.base_environ)
+        self.environ[keys.REMOTE_ADDR], self.environ[keys.REMOTE_PORT] = peer
+        self._reset()
+
+    def _reset(self) -> None:
+        self._body: RequestBody | None = None
+        self._status = ""
+        self._headers: list[tuple[str, str]] = []
+        self._head_sent = False
+        self._chunking = False
+        self._left: int | None = None
+        self._keep = False
+        self._method = ""
+        self._protocol = "HTTP/1.1"
+
+    def cut(self) -> None:
+        """End the connection now, whatever it does."""
+        self._keep = False
+        self.channel.watch.close()
+        self.channel.sock.close()
+
+    def run(self) -> None:
+        """Serve until the connection ends; closes it. Yields."""
+        serving = self._serving
+        serving.connections.add(self)
+        linger = False
+        try:
+            if serving.limits.require_proxy_protocol:
+                self._read_proxy_line()
+            while self._serve_one():
+                pass
+            linger = self._body is not None and not self._body.finished
+        except _Refused as refused:
+            answer = _refusal(refused, serving.limits.trans_id_suffix)
+            linger = self._try_send(answer)
+        except (TimeoutError, OSError):
+            pass  # a silent client, or one that is gone: there is nobody to tell
+        except Exception:
+            serving.log.exception("connection of %s failed", self._peer())
+        finally:
+            try:
+                if linger:
+                    self._linger()
+            finally:
+                serving.connections.discard(self)
+                self.channel.close()
+
+    def _peer(self) -> str:
+        return f"{self.environ.get(keys.REMOTE_ADDR)}"
+
+    def _try_send(self, data: bytes) -> bool:
+        try:
+            self.channel.send(data, self._timeout_s)
+        except (TimeoutError, OSError):
+            return False
+        return True
+
+    def _linger(self) -> None:
+        """Let the client read the answer before the connection breaks.
+
+        Closing with unread bytes resets the connection and can destroy the answer on
+        its way (RFC 9112 §9.6), so the client's bytes are read for a while.
+        """
+        channel = self.channel
+        channel.end_sending()
+        end = green.monotonic() + _LINGER_ALL_S
+        try:
+            while green.monotonic() < end and channel.recv(RECV_BYTES, _LINGER_S):
+                pass
+        except (TimeoutError, OSError):
+            pass
+
+    # Reading a request
+
+    def _read_proxy_line(self) -> None:
+        end = -1
+        while end < 0:
+            data = self.channel.recv(RECV_BYTES, self._timeout_s)
+            if not data:
+                raise ConnectionResetError
+            self._buffer += data
+            end = self._buffer.find(CRLF, 0, _PROXY_LINE_MAX)
+            if end < 0 and len(self._buffer) >= _PROXY_LINE_MAX:
+                raise _bad_request("Invalid PROXY line")
+        line = self._buffer[:end].decode("latin-1")
+        match = _PROXY_LINE.fullmatch(line)
+        if match is None:
+            raise _bad_request("Invalid PROXY line")
+        self._buffer = self._buffer[end + 2 :]
+        if match[1] is None:
+            return
+        environ = self.environ
+        environ[keys.REMOTE_ADDR], environ[keys.REMOTE_PORT] = match[1], match[3]
+        environ["SERVER_ADDR"] = environ[keys.SERVER_NAME] = match[2]
+        environ[keys.SERVER_PORT] = match[4]
+        if match[4] == "443":
+            environ[keys.WSGI_URL_SCHEME] = "https"
+            environ["HTTPS"] = "on"
+
+    def _read_head(self) -> bytes:
+        """A head with its empty line; `_buffer` keeps what follows. Empty at the end.
+
+        A head that comes in one piece, as nearly all do, is looked at once.
+        """
+        limits = self._serving.limits
+        data = self._buffer
+        if not data:
+            self.idle = True
+            wait_s = limits.keepalive_timeout_s or limits.client_timeout_s
+            data = self.channel.recv(RECV_BYTES, wait_s)
+            self.idle = False
+            if not data:
+                return b""
+        end = data.find(HEAD_END)
+        if end < 0 or data[0] < 33:
+            data, end = self._rest_of_head(data)
+            if end < 0:
+                return b""
+        head = data[: end + 4]
+        self._buffer = data[end + 4 :]
+        return head
+
+    def _rest_of_head(self, data: bytes) -> tuple[bytes, int]:
+        """Read on until the head is whole: all bytes read, and where it ends.
+
+        Also skips empty lines before the request, and sees to HTTP/0.9, which has no
+        head. Raises _Refused at the first byte that makes the head impossible.
+        """
+        limits = self._serving.limits
+        deadline = green.monotonic() + limits.client_timeout_s
+        skipped = 0
+        while True:
+            while data.startswith(CRLF):
+                data = data[2:]
+                skipped += 1
+                if skipped > _EMPTY_LINES_MAX:
+                    raise _bad_request("Empty lines")
+            end = data.find(HEAD_END)
+            if end >= 0:
+                return data, end
+            if data and _is_simple_request(data):
+                return data.replace(CRLF, HEAD_END, 1), data.find(CRLF)
+            self._check_partial_head(data)
+            more = self.channel.recv(RECV_BYTES, deadline - green.monotonic())
+            if not more:
+                return data, -1
+            data += more
+
+    def _check_partial_head(self, data: bytes) -> None:
+        limits = self._serving.limits
+        first = data.find(CRLF)
+        if first < 0:
+            if b"\n" in data:
+                raise _bad_request("Bad line end")
+            if len(data) >= limits.max_request_line:
+                raise _Refused("414 Request URI Too Long", bare=True)
+            return
+        if first >= limits.max_request_line:
+            raise _Refused("414 Request URI Too Long", bare=True)
+        if len(data) - data.rfind(CRLF) - 2 >= limits.max_header_size:
+            raise _Refused("400 Header Line Too Long", bare=True)
+        if len(data) - first > limits.max_headers_size + 4:
+            raise _Refused("400 Headers Too Large", bare=True)
+        if data.endswith(b"\n\n"):
+            raise _bad_request("Bad line end")
+
+    def _check_lines(self, head: bytes, first: int) -> None:
+        """Refuse a head with a line, or all lines, longer than allowed."""
+        limits = self._serving.limits
+        if first + 2 >= limits.max_request_line:
+            raise _Refused("414 Request URI Too Long", bare=True)
+        lines = head[first + 2 : -2].split(CRLF)
+        if max(map(len, lines)) + 2 >= limits.max_header_size:
+            raise _Refused("400 Header Line Too Long", bare=True)
+        if len(head) - first - 4 > limits.max_headers_size:
+            raise _Refused("400 Headers Too Large", bare=True)
+
+    def _read_request(self) -> dict[str, Any] | None:
+        """The environ of the next request, its body ready to be read; None at the end.
+
+        Raises _Refused.
+        """
+        head = self._read_head()
+        if not head:
+            return None
+        limits = self._serving.limits
+        first = head.find(CRLF)
+        if len(head) >= min(limits.max_request_line, limits.max_header_size):
+            self._check_lines(head, first)
+        try:
+            method, target, protocol = split_request_line(head[:first].decode("latin1"))
+        except UnsupportedVersion as error:
+            raise _Refused(
+                "505 HTTP Version Not Supported", "HTTP/1.1 is spoken here.", bare=False
+            ) from error
+        except BadFraming as error:
+            raise _bad_request("Bad request syntax") from error
+        if head.count(b"\n") - 2 > limits.max_header_count:
+            raise _Refused(
+                "431 Request Header Fields Too Large", "Too many headers", bare=False
+            )
+        environ = self.environ.copy()
+        try:
+            read_environ_fields(head[first:], environ)
+        except BadFraming as error:
+            raise _Refused("400 Bad Request", bare=True) from error
+        authority, raw, path, query = split_target(target)
+        environ[keys.REQUEST_METHOD] = method
+        environ[keys.RAW_PATH_INFO] = raw
+        environ[keys.PATH_INFO] = path
+        environ[keys.QUERY_STRING] = query
+        environ[keys.SERVER_PROTOCOL] = protocol
+        if authority:
+            environ[keys.HTTP_HOST] = authority
+        self._method = method
+        self._protocol = protocol
+        self._keep = self._wants_keep(environ, protocol)
+        self._body = environ[keys.WSGI_INPUT] = self._request_body(environ)
+        return environ
+
+    def _wants_keep(self, environ: dict[str, Any], protocol: str) -> bool:
+        if not self._serving.limits.keepalive_timeout_s:
+            return False
+        wish = environ.get("HTTP_CONNECTION")
+        if wish is None:
+            return protocol == "HTTP/1.1"
+        wish = wish.lower()
+        if protocol == "HTTP/1.1":
+            return "close" not in wish
+        return protocol == "HTTP/1.0" and "keep-alive" in wish
+
+    def _request_body(self, environ: dict[str, Any]) -> RequestBody:
+        length: int | None
+        coding = environ.get(keys.HTTP_TRANSFER_ENCODING)
+        if coding is None:
+            # The parser has seen to it that the length is a number, given once.
+            length = int(environ.get(keys.CONTENT_LENGTH) or 0)
+        else:
+            coding = coding.strip().lower()
+            if "," in coding:
+                raise _Refused(
+                    "501 Not Implemented", "Multiple transfer codings", bare=False
+                )
+            if coding != "chunked":
+                raise _bad_request("Invalid Transfer-Encoding header value")
+            # Chunked wins, and nobody behind us shall believe the other (RFC 9112 §6.3)
+            environ.pop(keys.CONTENT_LENGTH, None)
+            length = None
+            if self._protocol != "HTTP/1.1":
+                self._keep = False
+        expects = False
+        if self._protocol == "HTTP/1.1" and length != 0:
+            wish = environ.get("HTTP_EXPECT")
+            expects = wish is not None and wish.lower() == "100-continue"
+        body = RequestBody(
+            self.channel,
+            self._buffer,
+            length,
+            self._timeout_s,
+            expects_continue=expects,
+        )
+        self._buffer = b""
+        return body
+
+    # Answering it
+
+    def _serve_one(self) -> bool:
+        """Read and answer one request; True when another may follow. Yields."""
+        self._reset()
+        environ = self._read_request()
+        if environ is None:
+            return False
+        serving = self._serving
+        slots = serving.slots
+        slots.acquire()
+        result: Any = None
+        try:
+            result = serving.app(environ, self._start_response)
+            self._send_result(result, environ)
+        except (ConnectionError, TimeoutError) as error:
+            self._keep = False
+            if not self._head_sent and not self._channel_failed(error):
+                self._fail("500 Internal Server Error", error)
+        except ClientDisconnect:
+            self._answer_plainly("499 Client Disconnect")
+        except ClientTimeout:
+            self._answer_plainly("408 Request Timeout")
+        except (Exception, green.Timeout) as error:
+            self._fail("500 Internal Server Error", error)
+        finally:
+            slots.release()
+            if result is not None:
+                self._close_result(result)
+            hooks = environ.get(keys.POSTHOOKS)
+            if hooks:
+                self._run_hooks(hooks, environ)
+        if not self._keep or serving.stopping:
+            return False
+        body = self._body
+        assert body is not None, "a request has a body reader"
+        if not body.finished and not (body.discardable() and body.discard()):
+            return False
+        if body.broken:
+            return False
+        self._buffer = body.surplus()
+        return True
+
+    def _channel_failed(self, error: OSError) -> bool:
+        return isinstance(error, _ClientGone)
+
+    def _close_result(self, result: Any) -> None:
+        try:
+            close_body(result)
+        except Exception:
+            self._serving.log.exception("closing the body of an answer failed")
+
+    def _run_hooks(self, hooks: Any, environ: dict[str, Any]) -> None:
+        for function, args, kwargs in hooks:
+            try:
+                function(environ, *args, **kwargs)
+            except Exception:
+                self._serving.log.exception("hook after an answer failed")
+
+    def _fail(self, status: str, error: BaseException) -> None:
+        self._serving.log.exception("request failed: %s", error)
+        self._answer_plainly(status)
+
+    def _answer_plainly(self, status: str) -> None:
+        """Answer for an app that raised; when its answer has begun, cut it off."""
+        self._keep = False
+        if self._head_sent:
+            return
+        body = status.partition(" ")[2].encode()
+        self._headers = [(CONTENT_TYPE, "text/plain")]
+        self._status = status
+        try:
+            self._send_list([body])
+        except (TimeoutError, OSError):
+            pass
+
+    def _start_response(
+        self,
+        status: str,
+        headers: list[tuple[str, str]],
+        exc_info: Any = None,
+    ) -> Callable[[bytes], None]:
+        """WSGI's start_response (PEP 3333)."""
+        if exc_info:
+            if self._head_sent:
+                raise exc_info[1].with_traceback(exc_info[2])
+        elif self._status:
+            raise AssertionError("start_response was called twice")
+        self._status = status
+        self._headers = headers
+        return self._write
+
+    def _write(self, data: bytes) -> None:
+        """What start_response returns: bytes sent before the app's iterable."""
+        if self._head_sent:
+            self._send_chunk(data)
+        else:
+            self._begin(data)
+
+    def _send_result(self, result: Any, environ: dict[str, Any]) -> None:
+        if environ.get(keys.CONNECTION_CLOSE):
+            self._keep = False
+        kind = type(result)
+        if kind is list or kind is tuple:
+            if not self._status:
+                raise AssertionError("start_response was not called")
+            if self._head_sent:
+                for part in result:
+                    self._send_chunk(part)
+                self._finish()
+            else:
+                self._send_list(result)
+            return
+        if isinstance(result, FileRange) and self._status and not self._head_sent:
+            self._send_file(result)
+        elif isinstance(result, SocketSource) and self._status and not self._head_sent:
+            self._send_spliced(result)
+        else:
+            self._send_iterable(result)
+        if environ.get(keys.CONNECTION_CLOSE):
+            self._keep = False
+
+    def _bodiless(self) -> bool:
+        return self._method == "HEAD" or self._status[:3] in _BODILESS
+
+    def _send_list(self, parts: list[bytes]) -> None:
+        """An answer that is all there: one call."""
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        bodiless = self._bodiless()
+        length = None if bodiless and not body else len(body)
+        head = self._head(length, whole=True)
+        self._head_sent = True
+        declared = self._left
+        if bodiless or not body:
+            self._send(head)
+            if not bodiless and declared:
+                self._cut(0, declared)
+            return
+        if declared is not None and declared != len(body):
+            if len(body) < declared:
+                self._keep = False
+                self._serving.log.warning(
+                    "answer ends after %d of %d bytes", len(body), declared
+                )
+            body = body[:declared]
+        if len(body) <= _SMALL_BODY:
+            self._send(head + body)
+        else:
+            self._send_parts([head, body])
+
+    def _cut(self, sent: int, declared: int) -> None:
+        """End the connection: the client must not take the body for whole."""
+        self._keep = False
+        self._serving.log.warning("answer ends after %d of %d bytes", sent, declared)
+
+    def _head(self, known_length: int | None, *, whole: bool) -> bytes:
+        """The head of the answer; decides its framing and what becomes of the connection.
+
+        known_length: of the body, when the app gave none. whole: nothing can be read
+        of the request's body any more. Sets _left to the length declared.
+        """
+        lines = [_status_line(self._status)]
+        declared: str | None = None
+        prefixes = PREFIXES
+        for name, value in self._headers:
+            prefix = prefixes[name]
+            if prefix in _FRAMING:
+                if prefix is _LENGTH:
+                    declared = value
+                elif prefix is _CONNECTION and value.lower() == "close":
+                    self._keep = False
+                continue
+            lines.append(prefix + value)
+        self._chunking = False
+        if declared is None and known_length is not None:
+            declared = str(known_length)
+        if declared is not None:
+            lines.append(_LENGTH + declared)
+            self._left = int(declared)
+        elif not self._bodiless():
+            if self._protocol == "HTTP/1.1":
+                lines.append("Transfer-Encoding: chunked")
+                self._chunking = True
+            else:
+                self._keep = False
+        lines.append(date_line())
+        body = self._body
+        if body is not None and not body.finished:
+            self._keep = self._keep and self._keep_with_unread(body, whole=whole)
+        if not self._keep or self._serving.stopping:
+            self._keep = False
+            lines.append("Connection: close")
+        elif self._protocol == "HTTP/1.0":
+            lines.append("Connection: keep-alive")
+        if self._protocol == "HTTP/0.9":
+            return b""
+        return joined_head(lines)
+
+    def _keep_with_unread(self, body: RequestBody, *, whole: bool) -> bool:
+        """Whether the connection can live on though the app left bytes unread.
+
+        A GET or HEAD may declare a length and send nothing (backend contract §1), so
+        only what has arrived counts there.
+        """
+        if body.expects_continue:
+            return False
+        if not whole or body.absorb():
+            return True  # if not whole, the app may still be reading
+        return self._method not in ("GET", "HEAD") and body.discardable()
+
+    def _send_iterable(self, result: Iterable[bytes]) -> None:
+        """Send chunk after chunk, as the client takes them; closes no iterable."""
+        chunks = iter(result)
+        if not self._head_sent:
+            first = b""
+            for first in chunks:
+                if first:
+                    break
+            if not self._status:
+                raise AssertionError("start_response was not called")
+            if self._bodiless():
+                self._begin(b"")
+                return
+            self._begin(first)
+            if not first:
+                self._finish()
+                return
+        for chunk in chunks:
+            if chunk:
+                self._send_chunk(chunk)
+        self._finish()
+
+    def _begin(self, first: bytes) -> None:
+        """Send the head with the first chunk, which may be empty."""
+        body = self._body
+        head = self._head(None, whole=body is None or body.finished)
+        self._head_sent = True
+        if not first or self._bodiless():
+            self._send(head)
+        elif self._chunking:
+            self._send_parts([head, b"%x\r\n" % len(first), first, CRLF])
+        else:
+            self._send_parts([head, self._counted(first)])
+
+    def _counted(self, chunk: bytes) -> bytes:
+        """The chunk, without what exceeds the declared length."""
+        left = self._left
+        if left is None:
+            return chunk
+        if len(chunk) > left:
+            self._keep = False
+            self._serving.log.warning("answer longer than its declared length")
+            chunk = chunk[:left]
+        self._left = left - len(chunk)
+        return chunk
+
+    def _send_chunk(self, chunk: bytes) -> None:
+        if self._bodiless() or not chunk:
+            return
+        if self._chunking:
+            self._send_parts([b"%x\r\n" % len(chunk), chunk, CRLF])
+        else:
+            chunk = self._counted(chunk)
+            if chunk:
+                self._send(chunk)
+
+    def _finish(self) -> None:
+        if self._chunking:
+            self._send(b"0\r\n\r\n")
+        elif self._left and not self._bodiless():
+            self._cut(-self._left, 0)
+        body = self._body
+        if body is not None and not body.finished and not body.absorb():
+            self._keep = self._keep and body.discardable()
+
+    def _send_file(self, body: FileRange) -> None:
+        """Send a part of a file by sendfile."""
+        head = self._head(body.length, whole=True)
+        self._head_sent = True
+        if self._bodiless():
+            self._send(head)
+            return
+        assert self._left is not None, "a file range has a length"
+        count = min(self._left, body.length)
+        try:
+            self.channel.send_more(head, self._timeout_s)
+            sent = self.channel.send_file(
+                body.fileno(), body.offset, count, self._timeout_s
+            )
+        except (TimeoutError, OSError) as error:
+            raise _ClientGone(str(error)) from error
+        if sent != self._left:
+            self._cut(sent, self._left)
+
+    def _send_spliced(self, body: SocketSource) -> None:
+        """Send a body that comes from another socket, inside the kernel if it can be."""
+        source = body.spliceable() if self.channel.can_splice else None
+        if source is None or self._bodiless():
+            self._send_iterable(body)
+            return
+        first = body.take_buffered()
+        head = self._head(len(first) + body.unread_length, whole=True)
+        self._head_sent = True
+        self._send_parts([head, self._counted(first)])
+        count = min(self._left or 0, body.unread_length)
+        if count:
+            moved = splice(source, self.channel, count, self._timeout_s)
+            body.skipped(moved)
+            self._left = (self._left or 0) - moved
+        if self._left:
+            self._cut(-self._left, 0)
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self.channel.send(data, self._timeout_s)
+        except (TimeoutError, OSError) as error:
+            raise _ClientGone(str(error)) from error
+
+    def _send_parts(self, parts: list[bytes]) -> None:
+        try:
+            self.channel.send_parts(parts, self._timeout_s)
+        except (TimeoutError, OSError) as error:
+            raise _ClientGone(str(error)) from error
+
+
+class _ClientGone(ConnectionError):
+    """The client does not take the answer."""
+
+
+def _is_simple_request(data: bytes) -> bool:
+    """True for a whole `GET /path` line without a version (HTTP/0.9)."""
+    end = data.find(CRLF)
+    return end > 0 and data[:end].count(b" ") == 1 and data.startswith(b"GET ")
+
+
+__all__ = [
+    "EXPECT",
+    "HttpLimits",
+    "RequestBody",
+    "ServerConnection",
+    "Serving",
+    "WsgiApp",
+    "base_environ",
+    "date_line",
+    "transaction_id",
+]
