@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a listing is asked for, which names it holds, and the three forms it is written in.
+"""What a listing is asked for, which names it holds, and its three written forms.
 
 A container or account server makes a listing from rows (tuples, for there may be ten
-thousand); the listing_formats filter makes text or XML from the JSON a server sent. Both
-write through this room, so that a form looks alike wherever it is made.
+thousand); the listing_formats filter makes text or XML from the JSON a server sent.
+Both write through this room, so that a form looks alike wherever it is made.
 
-Rules: api contract 6, databases contract 10. Names are ordered by their UTF-8 bytes, which
-is the order of their code points, hence Python's order of str.
+Rules: api contract 6, databases contract 10. Names are ordered by their UTF-8 bytes,
+which is the order of their code points, hence Python's order of str.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class NotAcceptable(InvalidInput):
 class ListingQuery:
     """Which names to list; all texts decoded.
 
-    path: when not None, prefix and delimiter do not count. Names lie strictly between the
-    markers; `marker` is where the listing starts, so in reverse it is the greater.
+    path: when not None, prefix and delimiter do not count. Names lie strictly between
+    the markers; `marker` is where the listing starts, so in reverse it is the greater.
     """
 
     limit: int = LIMIT_MAX
@@ -144,8 +144,8 @@ def listing_format(format_param: str | None, accept: str | None) -> str:
     """The media type to answer in, one of FORMATS.
 
     format_param: the `format` parameter, which overrides the Accept header; an unknown
-    word means plain. Raises InvalidInput for an Accept that does not parse, NotAcceptable
-    when it takes none.
+    word means plain. Raises InvalidInput for an Accept that does not parse,
+    NotAcceptable when it takes none.
     """
     if format_param is not None:
         return _BY_NAME.get(format_param.lower(), PLAIN)
@@ -175,7 +175,7 @@ def listing_format(format_param: str | None, accept: str | None) -> str:
 
 
 def _media_range(text: str) -> tuple[str, str, float]:
-    """(type, subtype, quality) of one element of an Accept header (RFC 9110, 12.5.1)."""
+    """(type, subtype, quality) of an element of Accept (RFC 9110, 12.5.1)."""
     match = _MEDIA_RANGE.match(text)
     if match is None or (match[1] == "*" and match[2] != "*"):
         raise InvalidInput(f"bad Accept header: {text!r:.80}")
@@ -189,7 +189,7 @@ def _media_range(text: str) -> tuple[str, str, float]:
     return match[1].lower(), match[2].lower(), min(1.0, quality)
 
 
-# --- Which names ---------------------------------------------------------------------------
+# --- Which names ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +316,7 @@ def _past(span: Span, subtree: str) -> Span | None:
 
 
 def successor(text: str) -> str | None:
-    """The least text above every text that begins with `text`; None when there is none."""
+    """The least text above every text that begins with `text`, None if none is."""
     while text:
         point = ord(text[-1]) + 1
         if 0xD800 <= point < 0xE000:
@@ -327,7 +327,7 @@ def successor(text: str) -> str | None:
     return None
 
 
-# --- Text, JSON, XML -----------------------------------------------------------------------
+# --- Text, JSON, XML ------------------------------------------------------------------
 
 
 def plain(entries: Iterable[Entry]) -> bytes:
@@ -458,7 +458,8 @@ def objects_xml(container: str, records: Iterable[Record]) -> bytes:
         if "subdir" in record:
             name = record["subdir"]
             parts.append(
-                f"<subdir name={_attribute(name)}><name>{_escaped(name)}</name></subdir>"
+                f"<subdir name={_attribute(name)}>"
+                f"<name>{_escaped(name)}</name></subdir>"
             )
         else:
             parts.append(

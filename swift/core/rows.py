@@ -92,8 +92,8 @@ class ObjectRow(NamedTuple):
 class ContainerRow(NamedTuple):
     """What an account knows of one container; also the tuple of a pending file.
 
-    None in a time or count keeps what is there. Counts come as text from headers and are
-    turned into numbers by the column.
+    None in a time or count keeps what is there. Counts come as text from headers and
+    are turned into numbers by the column.
     """
 
     name: str
@@ -143,8 +143,9 @@ def merged_object(old: ObjectRow | None, new: ObjectRow) -> ObjectRow | None:
     """The row to store when `new` meets `old`, or None when nothing of it is newer.
 
     The result's `created_at` is the encoded triple; its last two fields are None. Data
-    (size, etag, deleted, swift_bytes), content type and metadata time are judged each by
-    their own time; what is there wins a tie. Raises FormatError for times that are none.
+    (size, etag, deleted, swift_bytes), content type and metadata time are judged each
+    by their own time; what is there wins a tie. Raises FormatError for times that are
+    none.
     """
     if _is_plain(new):
         if old is None:
@@ -288,7 +289,8 @@ class PolicyFacts:
     @property
     def is_recreated(self) -> bool:
         """True when the container was deleted once and is back."""
-        return self.put_timestamp > self.delete_timestamp > "0" * 10 + "~"
+        was_deleted = self.delete_timestamp.strip("0.") != ""
+        return was_deleted and self.put_timestamp > self.delete_timestamp
 
 
 def remote_policy_wins(local: PolicyFacts, remote: PolicyFacts) -> bool:

@@ -13,6 +13,7 @@ from hashlib import md5
 from typing import Any
 
 from swift.core.errors import FormatError, InvalidInput
+from swift.core.settings import TRUE_WORDS
 from swift.core.timestamp import Timestamp
 
 FOUND, CREATED, CLEAVED, ACTIVE = 10, 20, 30, 40
@@ -209,8 +210,7 @@ class ShardQuery:
             bool(names & {"listing", "updating"}),
             "auditing" in names,
             include_deleted,
-            params.get("reverse", "").strip().lower()
-            in ("true", "1", "yes", "on", "t", "y"),
+            not unfiltered and params.get("reverse", "").strip().lower() in TRUE_WORDS,
         )
 
 
@@ -289,8 +289,8 @@ def _filler(
 def merged_range(existing: ShardRange | None, new: ShardRange) -> ShardRange | None:
     """The row to store when `new` meets the row of its name; None: nothing is new.
 
-    Bounds and deletion go by `timestamp`, counts by `meta_timestamp`, state and epoch by
-    `state_timestamp` and then by the larger state (databases 9.4).
+    Bounds and deletion go by `timestamp`, counts by `meta_timestamp`, state and epoch
+    by `state_timestamp` and then by the larger state (databases 9.4).
     """
     if existing is None:
         return new
@@ -307,6 +307,14 @@ def merged_range(existing: ShardRange | None, new: ShardRange) -> ShardRange | N
             tombstones=new.tombstones,
             meta_timestamp=new.meta_timestamp,
         )
+    # What was reported once stays reported while counts, state and epoch are the same.
+    same = (
+        merged.object_count == existing.object_count
+        and merged.bytes_used == existing.bytes_used
+        and merged.tombstones == existing.tombstones
+        and (new.state, new.epoch) == (existing.state, existing.epoch)
+    )
+    reported = 1 if existing.reported and same else new.reported
     if (new.state_timestamp, new.state) > (existing.state_timestamp, existing.state):
         merged = replace(
             merged,
@@ -314,24 +322,9 @@ def merged_range(existing: ShardRange | None, new: ShardRange) -> ShardRange | N
             state_timestamp=new.state_timestamp,
             epoch=new.epoch,
         )
-    same = _reported_facts(existing) == _reported_facts(new)
-    reported = int(bool(existing.reported and same) or bool(new.reported))
-    changed = merged != existing
-    if not changed and reported == existing.reported:
+    if merged == existing and reported <= existing.reported:
         return None
-    if changed and not new.reported:
-        reported = int(bool(existing.reported and same))
     return replace(merged, reported=reported)
-
-
-def _reported_facts(row: ShardRange) -> tuple[object, ...]:
-    return (
-        row.object_count,
-        row.bytes_used,
-        row.tombstones,
-        row.state,
-        row.epoch,
-    )
 
 
 def usage(ranges: Iterable[ShardRange], own_name: str) -> tuple[int, int]:
