@@ -267,33 +267,3 @@ def free_port(ip: str) -> int:
         probe.bind((ip, 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def current_user() -> str:
-    """The login name of this process's user, or its number when it has none."""
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        return str(os.geteuid())
-
-
-def port_is_free(ip: str, port: int) -> bool:
-    """True when a server could listen there now."""
-    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # As servers do: connections that linger from before do not take a port.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((ip, port))
-        except OSError:
-            return False
-    return True
-
-
-def free_port(ip: str) -> int:
-    """A port that nobody listens on at the moment."""
-    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.bind((ip, 0))
-        found: int = probe.getsockname()[1]
-    return found
