@@ -56,6 +56,7 @@ Metadata = dict[str, tuple[str, str]]
 """Name → (value, time in internal form); a blank value marks a removal."""
 
 _Row = TypeVar("_Row", bound=tuple[Any, ...])
+_B = TypeVar("_B", bound="Broker[Any]")
 
 
 class MetadataLimits(Protocol):
@@ -122,6 +123,17 @@ class Broker(ABC, Generic[_Row]):
     def __init__(self, databases: Databases, path: str) -> None:
         self.databases = databases
         self.path = path
+        self._alone = False
+
+    def of_file(self: _B, path: str) -> _B:
+        """A broker of the same kind for one given file, whatever lies beside it.
+
+        For copies on their way in, and for one of the two files of a container that is
+        being sharded.
+        """
+        broker = type(self)(self.databases, path)
+        broker._alone = True
+        return broker
 
     # --- What the two kinds give ------------------------------------------------------
 
@@ -160,6 +172,12 @@ class Broker(ABC, Generic[_Row]):
             layout = self._layout(connection)
             if not layout.modern:
                 self._migrate(connection, layout)
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[DatabaseConnection]:
+        """A transaction; nobody else writes to the database meanwhile."""
+        with self._writing() as connection:
             yield connection
 
     def _layout(self, connection: DatabaseConnection) -> Layout:

@@ -189,6 +189,10 @@ class Databases:
         self._remember(directory, found)
         return found
 
+    def is_file(self, path: str) -> bool:
+        """True when a file of that name exists."""
+        return os.path.isfile(path)
+
     def remember_redirects(self, path: str, files: Files, redirects: bool) -> None:
         """Keep what a look at the shard ranges of `files` found."""
         if files.settled:

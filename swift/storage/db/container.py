@@ -298,8 +298,14 @@ class ContainerBroker(Broker[ObjectRow]):
     # --- Facts ------------------------------------------------------------------------
 
     @property
+    def _files(self) -> Files:
+        if self._alone:
+            return Files(False, (0, 0), (self.path,))
+        return self.databases.files(self.path)
+
+    @property
     def _current(self) -> str:
-        return self.databases.files(self.path).fresh
+        return self._files.fresh
 
     def stat(self, *, stale_ok: bool = False) -> ContainerStat:
         """The facts after merging the pending file.
@@ -307,7 +313,7 @@ class ContainerBroker(Broker[ObjectRow]):
         stale_ok: for GET and HEAD, which do not wait long for its lock.
         """
         self._commit_for_read(stale_ok)
-        files = self.databases.files(self.path)
+        files = self._files
         with self._reading(files.fresh) as (connection, layout):
             row = self._stat_row(connection, layout, files.fresh)
             stat = _stat_of_row(row, UNSHARDED)
@@ -340,7 +346,7 @@ class ContainerBroker(Broker[ObjectRow]):
 
     def is_root(self) -> bool:
         """True unless this is a shard of another container."""
-        files = self.databases.files(self.path)
+        files = self._files
         with self._reading(files.fresh) as (connection, layout):
             row = self._stat_row(connection, layout, files.fresh)
             stat = _stat_of_row(row, UNSHARDED)
@@ -349,7 +355,7 @@ class ContainerBroker(Broker[ObjectRow]):
     def empty(self) -> bool:
         """True when no live object of any policy is in it, nor in its shards."""
         self.commit_pending()
-        files = self.databases.files(self.path)
+        files = self._files
         for path in files.paths:
             with self._reading(path) as (connection, layout):
                 table = (
@@ -427,7 +433,7 @@ class ContainerBroker(Broker[ObjectRow]):
         False when nothing was written and `put_object` must be called in a thread.
         redirect: the sender follows redirects, so write only if no shard could want it.
         """
-        files = self.databases.files(self.path)
+        files = self._files
         if redirect and files.redirects is not False:
             return False
         return self._put_now(row)
@@ -444,7 +450,7 @@ class ContainerBroker(Broker[ObjectRow]):
         redirect: when a shard in an updating state covers the name, nothing is written
         and its range comes back.
         """
-        files = self.databases.files(self.path)
+        files = self._files
         if redirect and files.redirects is not False:
             shard = self._redirect(files, row.name)
             if shard is not None:
@@ -483,7 +489,7 @@ class ContainerBroker(Broker[ObjectRow]):
         policy_index: None for the container's own. Does not merge the pending file;
         `stat` does. While a container is being sharded its retiring file is asked.
         """
-        path = self.databases.files(self.path).paths[0]
+        path = self._files.paths[0]
         with self._reading(path) as (connection, layout):
             if policy_index is None:
                 policy_index = self._stat_row(connection, layout, path)[-3]
@@ -567,6 +573,14 @@ class ContainerBroker(Broker[ObjectRow]):
                 "reported_bytes_used = ?",
                 (put, delete, object_count, bytes_used),
             )
+
+    def forget_reports(self, connection: DatabaseConnection) -> None:
+        """Forget what the account was told; inside a transaction."""
+        connection.execute(
+            "UPDATE container_info SET reported_put_timestamp = '0', "
+            "reported_delete_timestamp = '0', reported_object_count = 0, "
+            "reported_bytes_used = 0"
+        )
 
     def policy_stats(self) -> dict[int, tuple[int, int]]:
         """Policy index → (object_count, bytes_used), of the file that takes writes."""
