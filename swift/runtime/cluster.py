@@ -119,7 +119,7 @@ class Cluster:
     """
 
     swift_dir: str
-    salt: HashSalt
+    salt: HashSalt = field(repr=False)
     limits: Limits
     policies: StoragePolicies
     rings: dict[str, RingFile] = field(repr=False, compare=False)
@@ -136,6 +136,8 @@ class Cluster:
 
         Raises ConfigError naming file, section and option.
         """
+        # Servers change to `/` once they have started.
+        swift_dir = os.path.abspath(swift_dir)
         source = os.path.join(swift_dir, SWIFT_CONF)
         sections = read_sections(source)
         policies = StoragePolicies.from_sections(sections, source)
