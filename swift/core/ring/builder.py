@@ -594,10 +594,7 @@ class RingBuilder:
 
     def dump(self) -> bytes:
         """The builder file: a pickle of protocol 2, read by every version."""
-        entries = [
-            None if device is None else self._entry(device, wanted)
-            for device, wanted in zip(self.devices, self._parts_wanted(), strict=True)
-        ]
+        entries = self.entries()
         moves: array[int] | list[int] | None = self._last_moves
         if moves is not None and self._last_moves_as_list:
             moves = list(moves)
@@ -623,11 +620,18 @@ class RingBuilder:
         }
         return pickle.dumps(state, _PICKLE_PROTOCOL)
 
-    def _entry(self, device: Device, wanted: int) -> dict[str, Any]:
-        entry = device.as_dict()
-        entry["parts"] = self.part_count(device.id)
-        entry["parts_wanted"] = wanted
-        return entry
+    def entries(self) -> list[dict[str, Any] | None]:
+        """The devices as the builder file holds them, with their partition counters."""
+        entries: list[dict[str, Any] | None] = []
+        for device, wanted in zip(self.devices, self._parts_wanted(), strict=True):
+            if device is None:
+                entries.append(None)
+                continue
+            entry = device.as_dict()
+            entry["parts"] = self.part_count(device.id)
+            entry["parts_wanted"] = wanted
+            entries.append(entry)
+        return entries
 
     def _parts_wanted(self) -> Iterator[int]:
         """By id: entries still to get (negative: to lose); all, without weight."""
