@@ -456,6 +456,8 @@ class ContainerServer(NodeServer):
             # a misplaced one; the sharder moves it.
             broker.put_object(row)
             return Response(status)
+        # The location is a name, not an address of this server.
+        call.environ[env.LEAVE_RELATIVE_LOCATION] = True
         return answer
 
     # --- POST, DELETE, UPDATE ---------------------------------------------------------
