@@ -20,9 +20,41 @@ from swift.core.objectfiles import (
     choose_replicated,
     plain_name,
 )
+from swift.core.quorum import Answer, CopyCollector
 
 SuffixHash = str | dict[int | None, str]
 """What one suffix directory comes to: one digest, or one for each fragment index."""
+
+
+class Encoder(Protocol):
+    """Turns the bytes of one object into those of its archives, as they come."""
+
+    def feed(self, data: bytes) -> Sequence[bytes]:
+        """One chunk for each archive; empty ones where more must come first."""
+        ...
+
+    def finish(self) -> Sequence[bytes]:
+        """What is still owed when the object has ended."""
+        ...
+
+
+class Collector(Protocol):
+    """Decides, from what nodes answer to a read, whether the object can be given.
+
+    chosen: the answer that makes the object, or whose headers stand for it.
+    dropped: good answers that are not wanted; what they hold must be closed.
+    """
+
+    chosen: Answer | None
+    dropped: list[Answer]
+
+    def feed(self, answer: Answer) -> bool:
+        """Take one more answer; True when no further node need be asked."""
+        ...
+
+    def refusal(self) -> Answer | None:
+        """What most of the answers say when nothing was chosen; None: no agreement."""
+        ...
 
 
 class Redundancy(Protocol):
@@ -36,6 +68,18 @@ class Redundancy(Protocol):
 
     def write_quorum(self, nodes: int) -> int:
         """Nodes out of `nodes` primaries that must have stored a write."""
+        ...
+
+    def encoder(self, archives: int) -> Encoder:
+        """For one PUT to so many nodes."""
+        ...
+
+    def collector(self, *, newest: bool, suppress_missing: int) -> Collector:
+        """For one GET or HEAD.
+
+        newest: the latest of all answers counts. suppress_missing: so many 404s of
+        primaries, without a timestamp, say nothing.
+        """
         ...
 
     def file_name(self, part: FilePart) -> str:
@@ -80,6 +124,14 @@ class Replication:
         """
         return (nodes + 1) // 2
 
+    def encoder(self, archives: int) -> Encoder:
+        """The same bytes object for every node: no copy."""
+        return _SameForAll(archives)
+
+    def collector(self, *, newest: bool, suppress_missing: int) -> Collector:
+        """The first good copy, or the newest."""
+        return CopyCollector(newest=newest, suppress_missing=suppress_missing)
+
     def file_name(self, part: FilePart) -> str:
         """`<timestamp>.<kind>`."""
         return plain_name(part)
@@ -101,6 +153,17 @@ class Replication:
             for text in hashed_names(files):
                 digest.update(text.encode("ascii"))
         return digest.hexdigest()
+
+
+class _SameForAll:
+    def __init__(self, archives: int) -> None:
+        self._archives = archives
+
+    def feed(self, data: bytes) -> Sequence[bytes]:
+        return (data,) * self._archives
+
+    def finish(self) -> Sequence[bytes]:
+        return (b"",) * self._archives
 
 
 def hashed_names(files: FileSet) -> Iterator[str]:

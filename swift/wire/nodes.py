@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which node next: the order of a partition's nodes, and which of them to leave in peace.
+"""Which node next: the order of a partition's nodes, and whom to leave in peace.
 
-Primaries are sorted by the proxy's `sorting_method`; handoffs follow in ring order; nodes
-that failed too often lately are skipped. Everything here decides from values: time and
-randomness are handed in, nothing waits and nothing dials. One process shares one
-`ErrorLimiter` and one `NodeTimings`; they never yield, so green threads need no lock.
+Primaries are sorted by the proxy's `sorting_method`; handoffs follow in ring order;
+nodes that failed too often lately are skipped. Everything here decides from values:
+time and randomness are handed in, nothing waits and nothing dials. One process shares
+one `ErrorLimiter` and one `NodeTimings`; they never yield, so green threads need no
+lock.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def key_of(node: Node) -> NodeKey:
     return (node.ip, node.port, node.name)
 
 
-# --- The grammar of options ---------------------------------------------------------------
+# --- The grammar of options -----------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def parse_node_count(text: str) -> NodeCount:
     raise ValueError(f"{text!r} is neither N nor N * replicas")
 
 
-# --- Nodes in trouble -----------------------------------------------------------------------
+# --- Nodes in trouble -----------------------------------------------------------------
 
 
 class ErrorLimiter:
@@ -162,7 +163,7 @@ class ErrorLimiter:
 
 
 class NodeTimings:
-    """How long nodes took to connect, remembered for a time; unknown ones count as 0."""
+    """How long nodes took to connect, remembered for a time; 0 when unknown."""
 
     def __init__(self, expiry_s: float) -> None:
         self._expiry_s = expiry_s
@@ -181,7 +182,7 @@ class NodeTimings:
         return known[0] if known is not None and known[1] > now else 0.0
 
 
-# --- Order -----------------------------------------------------------------------------------
+# --- Order ----------------------------------------------------------------------------
 
 
 class NodeOrder:
@@ -233,8 +234,8 @@ def near_first(
     """Split for a write that is to land near: the first nodes to use, and the rest.
 
     The first are as many as there are primaries: near primaries, then near handoffs (as
-    long as no more than `count` near nodes are used), then the other primaries. The rest
-    are in order of choice: near ones left over, far primaries, handoffs.
+    long as no more than `count` near nodes are used), then the other primaries. The
+    rest are in order of choice: near ones left over, far primaries, handoffs.
     """
     near: list[Node] = []
     passed: list[Node] = []
@@ -279,8 +280,8 @@ def near_primaries(nodes: Sequence[Node], affinity: WriteAffinity) -> int:
 class Candidates:
     """Nodes to ask, one after the other; iterating yields each once, in order.
 
-    count: how many to yield in all, limited nodes not counted. on_handoff is called with
-    the number of handoffs used so far whenever one more is.
+    count: how many to yield in all, limited nodes not counted. on_handoff is called
+    with the number of handoffs used so far whenever one more is.
     """
 
     __slots__ = (

@@ -1,0 +1,491 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GET and HEAD of objects: find a copy, pass it on, and go on elsewhere when it breaks.
+
+The policy's redundancy gives the collector that says which answers make the object. The
+object servers judge conditions and ranges; what is added here is the failover in the
+middle of a body: another copy of the very same data (same etag and time) is asked for
+the bytes that are still to come. Contract: api 4 and 14, backend-http 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+from swift.core import headers as h
+from swift.core.conditions import Conditions
+from swift.core.errors import FormatError, PeerError
+from swift.core.headers import Headers
+from swift.core.metadata_rules import without_swift_bytes
+from swift.core.mime import (
+    RANGE_END,
+    MimeParser,
+    PartStart,
+    range_opening,
+    ranges_closing,
+    ranges_length,
+)
+from swift.core.quorum import Answer
+from swift.core.ranges import ByteRange, resolve
+from swift.core.ring.devices import Node
+from swift.services.proxy.exchange import Exchange, PairList
+from swift.services.proxy.object import Place, base_headers, may_open_expired
+from swift.wire import environ as env
+from swift.wire.backends import Ask, Found, unread_body, without_connection_headers
+from swift.wire.client import ClientResponse
+from swift.wire.nodes import Candidates
+from swift.wire.request import Response
+
+_CONDITIONS = (
+    h.RANGE,
+    h.IF_MATCH,
+    h.IF_NONE_MATCH,
+    h.IF_MODIFIED_SINCE,
+    h.IF_UNMODIFIED_SINCE,
+)
+_CONDITION_KEYS = tuple((env.key_of(name), name) for name in _CONDITIONS)
+_BACKEND_KEYS = env.key_of(h.BACKEND)
+_MULTIPART = "multipart/byteranges"
+
+
+def read_object(exchange: Exchange, place: Place) -> Response:
+    """GET and HEAD. Yields."""
+    denied = exchange.denial(place.info.read_acl)
+    if denied is not None:
+        return denied
+    if not place.info.exists and not place.is_explicit:
+        return _missing(exchange)
+    proxy = exchange.proxy
+    config = proxy.policy_config(place.policy)
+    primaries = len(place.primaries)
+    newest = exchange.wants_newest
+    collector = place.policy.redundancy.collector(
+        newest=newest,
+        suppress_missing=min(config.rebalance_missing_suppression_count, primaries - 1),
+    )
+    ask = Ask(exchange.method, place.partition, place.path, _headers(exchange, place))
+    candidates = proxy.read_candidates(
+        place.ring, place.partition, "object", proxy.orders.get(place.policy.index)
+    )
+    proxy.backends.read(
+        ask,
+        candidates,
+        collector,
+        timeout_s=proxy.config.read_timeout_s,
+        stagger_s=proxy.options.concurrency_timeout_s(config)
+        if config.concurrent_gets
+        else None,
+        at_once=primaries if newest else 1,
+    )
+    chosen = collector.chosen
+    if chosen is None:
+        refusal = collector.refusal()
+        if refusal is None:
+            return Response(503)
+        if refusal.status == 404:
+            return _missing(exchange, refusal.headers)
+        return Response(refusal.status)
+    return _answer(exchange, ask, None if newest else candidates, chosen)
+
+
+def _headers(exchange: Exchange, place: Place) -> PairList:
+    headers = base_headers(exchange, place)
+    environ = exchange.environ
+    for key, name in _CONDITION_KEYS:
+        if key in environ:
+            headers.append((name, environ[key]))
+    for key in environ:
+        if key.startswith(_BACKEND_KEYS) and key != _POLICY_KEY:
+            headers.append((h.title(key[5:].replace("_", "-")), environ[key]))
+    if exchange.proxy.config.allow_open_expired and may_open_expired(exchange):
+        headers.append((h.X_BACKEND_OPEN_EXPIRED, "true"))
+    return headers
+
+
+_POLICY_KEY = env.HTTP_X_BACKEND_STORAGE_POLICY_INDEX
+
+
+def _missing(exchange: Exchange, found: Headers | None = None) -> Response:
+    """The answer when there is no object: 404, or 412 when one was required."""
+    conditions = Conditions.of(exchange.headers)
+    headers = Headers()
+    if found is not None and h.X_BACKEND_TIMESTAMP in found:
+        headers[h.X_BACKEND_TIMESTAMP] = found[h.X_BACKEND_TIMESTAMP]
+    if conditions is not None and conditions.verdict_missing() is not None:
+        return Response(412, headers, b"")
+    return Response(404, headers)
+
+
+def _answer(
+    exchange: Exchange,
+    ask: Ask,
+    candidates: Candidates | None,
+    chosen: Answer,
+) -> Response:
+    """The client's answer from the copy that was chosen. Yields."""
+    headers = client_headers(chosen.headers)
+    status = chosen.status
+    if exchange.method == "HEAD" or status not in (200, 206):
+        source = chosen.source
+        if isinstance(source, Found):
+            source.response.drain(65536)
+        if status == 416:
+            headers.pop(h.CONTENT_LENGTH, None)
+            headers.pop(h.CONTENT_TYPE, None)
+            return Response(416, headers)
+        if status != 200:
+            headers[h.CONTENT_LENGTH] = "0"
+        return Response(status, headers, b"")
+    assert isinstance(chosen.source, Found), "a good answer to a GET has a body"
+    length = chosen.source.response.content_length
+    if length is not None and length <= exchange.proxy.config.object_chunk_size:
+        body = _whole_body(exchange, ask, candidates, chosen)
+        if body is not None:
+            return Response(status, headers, body)
+        if candidates is None:
+            return Response(503)
+    return _stream(exchange, ask, candidates, chosen, headers)
+
+
+def client_headers(found: Headers) -> Headers:
+    """What a client sees of an object server's headers; gatekeeper takes the rest."""
+    headers = without_connection_headers(found)
+    etag = headers.get(h.ETAG)
+    if etag is not None and etag[:1] == '"':
+        dict.__setitem__(headers, h.ETAG, etag.strip('"'))
+    content_type = headers.get(h.CONTENT_TYPE)
+    if content_type is not None and ";" in content_type:
+        dict.__setitem__(headers, h.CONTENT_TYPE, without_swift_bytes(content_type))
+    dict.__setitem__(headers, h.ACCEPT_RANGES, "bytes")
+    return headers
+
+
+def _whole_body(
+    exchange: Exchange, ask: Ask, candidates: Candidates | None, chosen: Answer
+) -> bytes | None:
+    """The body when it is small, from this copy or the next; None when all break."""
+    try:
+        return unread_body(chosen)
+    except PeerError as error:
+        source: Found = chosen.source
+        exchange.proxy.backends.failed(source.node, f"GET {ask.path}", error)
+    for node in candidates or ():
+        again = exchange.proxy.backends.try_ask(
+            node, ask, exchange.proxy.config.read_timeout_s
+        )
+        if again is None or not is_same(chosen, again):
+            continue
+        try:
+            return unread_body(again)
+        except PeerError as error:
+            exchange.proxy.backends.failed(node, f"GET {ask.path}", error)
+    return None
+
+
+def is_same(first: Answer, other: Answer) -> bool:
+    """True when two answers come from copies of the same data."""
+    if not isinstance(other.source, Found):
+        return False
+    same = (
+        other.is_success
+        and other.headers.get(h.ETAG) == first.headers.get(h.ETAG)
+        and other.age == first.age
+    )
+    if not same:
+        other.source.response.close()
+    return same
+
+
+# --- Bodies that are passed on as they come -------------------------------------------
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far a body has come: the part being sent, and the next byte of it.
+
+    opened: the part's opening has been sent, as far as it has one.
+    """
+
+    index: int
+    position: int
+    opened: bool = False
+
+
+class ObjectBody:
+    """The bytes of an object, or of ranges of it, from whichever copy still gives them.
+
+    spans: what is to be sent, in order; empty spans are none. boundary: that of a
+    multi-range answer, None for plain bytes. candidates: nodes to go on with, None to
+    break off instead. Iterate once, close when done. Yields.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        ask: Ask,
+        candidates: Candidates | None,
+        chosen: Answer,
+        *,
+        spans: list[ByteRange],
+        pieces: Iterator[int | bytes],
+        size: int,
+        boundary: str | None = None,
+        content_type: str = "",
+    ) -> None:
+        self._exchange = exchange
+        self._ask = ask
+        self._candidates = candidates
+        self._chosen = chosen
+        self._spans = spans
+        self._pieces = pieces
+        self._size = size
+        self._boundary = boundary
+        self._content_type = content_type
+        source: Found = chosen.source
+        self._node: Node = source.node
+        self._response: ClientResponse | None = source.response
+        self._chunks: Generator[bytes] = self._run()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._chunks
+
+    def close(self) -> None:
+        """Let go of the node that is being read."""
+        self._chunks.close()
+        if self._response is not None:
+            self._response.close()
+            self._response = None
+
+    def _run(self) -> Generator[bytes]:
+        progress = _Progress(0, self._spans[0].start)
+        while True:
+            try:
+                yield from self._pass_on(progress)
+                break
+            except PeerError as error:
+                self._go_on_elsewhere(progress, error)
+        if self._boundary is not None:
+            yield ranges_closing(self._boundary)
+            if self._response is not None:
+                # The closing boundary of the node, so that the connection is kept.
+                self._response.drain()
+
+    def _pass_on(self, progress: _Progress) -> Iterator[bytes]:
+        """Send pieces until all spans are done; PeerError when they end too early."""
+        spans = self._spans
+        span = spans[progress.index]
+        for piece in self._pieces:
+            if type(piece) is int:
+                if piece != progress.position:
+                    raise PeerError(self._node.name, f"sent bytes from {piece}")
+                if self._boundary is not None and not progress.opened:
+                    progress.opened = True
+                    yield range_opening(
+                        self._boundary, self._content_type, span, self._size
+                    )
+                continue
+            assert isinstance(piece, bytes), "pieces are starts or bytes"
+            progress.position += len(piece)
+            if progress.position > span.stop:
+                raise PeerError(self._node.name, "sent more bytes than asked")
+            yield piece
+            if progress.position == span.stop:
+                if self._boundary is not None:
+                    yield RANGE_END
+                progress.index += 1
+                if progress.index == len(spans):
+                    return
+                span = spans[progress.index]
+                progress.position = span.start
+                progress.opened = False
+        raise PeerError(self._node.name, "body ended early")
+
+    def _go_on_elsewhere(self, progress: _Progress, error: PeerError) -> None:
+        """Find another copy for what is left; raises `error` when there is none."""
+        backends = self._exchange.proxy.backends
+        backends.failed(self._node, f"GET {self._ask.path}", error)
+        if self._response is not None:
+            self._response.close()
+            self._response = None
+        left = [
+            ByteRange(progress.position, self._spans[progress.index].stop),
+            *self._spans[progress.index + 1 :],
+        ]
+        ask = _with_range(self._ask, left)
+        timeout_s = self._exchange.proxy.config.read_timeout_s
+        for node in self._candidates or ():
+            answer = backends.try_ask(node, ask, timeout_s)
+            if answer is None or not is_same(self._chosen, answer):
+                continue
+            source: Found = answer.source
+            pieces = _pieces_of(source, answer.headers)
+            if pieces is None:
+                source.response.close()
+                continue
+            self._exchange.proxy.log.info(
+                "GET %s goes on at byte %s from %s",
+                self._ask.path, progress.position, node.name,
+                txn=self._exchange.trans_id,
+            )  # fmt: skip
+            self._node = node
+            self._response = source.response
+            self._pieces = pieces
+            return
+        self._exchange.proxy.log.error(
+            "GET %s: no copy left to go on with",
+            self._ask.path,
+            txn=self._exchange.trans_id,
+        )
+        raise error
+
+
+def _with_range(ask: Ask, spans: list[ByteRange]) -> Ask:
+    """The same request for other bytes; its conditions have been met already."""
+    headers = [pair for pair in ask.headers if pair[0] not in _CONDITIONS]
+    wanted = ",".join(f"{span.start}-{span.stop - 1}" for span in spans)
+    headers.append((h.RANGE, f"bytes={wanted}"))
+    return Ask(ask.method, ask.partition, ask.path, headers)
+
+
+def _pieces_of(source: Found, headers: Headers) -> Iterator[int | bytes] | None:
+    """Where the bytes of an answer begin, then the bytes; again for each of its parts.
+
+    None when the answer does not say which bytes it holds.
+    """
+    boundary = _boundary_of(headers)
+    if boundary is not None:
+        return _multipart_pieces(source, boundary)
+    if source.response.status == 200:
+        return _plain_pieces(source, 0)
+    found = _content_range(headers)
+    return None if found is None else _plain_pieces(source, found[0].start)
+
+
+def _plain_pieces(source: Found, start: int) -> Iterator[int | bytes]:
+    yield start
+    yield from source.response
+
+
+def _multipart_pieces(
+    source: Found, boundary: str, read: bytes = b""
+) -> Iterator[int | bytes]:
+    """read: the beginning of the body, which is at hand already."""
+    parser = MimeParser(boundary.encode("latin-1"))
+    try:
+        for chunk in chain((read,), source.response):
+            for event in parser.feed(chunk):
+                if isinstance(event, bytes):
+                    yield event
+                elif isinstance(event, PartStart):
+                    found = _content_range(event.headers)
+                    if found is None:
+                        raise PeerError(source.node.name, "a part without range")
+                    yield found[0].start
+    except FormatError as error:
+        raise PeerError(source.node.name, str(error)) from error
+
+
+def _boundary_of(headers: Headers) -> str | None:
+    content_type = headers.get(h.CONTENT_TYPE, "")
+    if not content_type.lower().startswith(_MULTIPART):
+        return None
+    _, found, boundary = content_type.partition("boundary=")
+    return boundary.strip().strip('"') if found else None
+
+
+def _content_range(headers: Headers) -> tuple[ByteRange, int] | None:
+    """The bytes in a `Content-Range: bytes a-b/size`, and the size."""
+    unit, _, rest = headers.get(h.CONTENT_RANGE, "").partition(" ")
+    span, _, size = rest.partition("/")
+    first, _, last = span.partition("-")
+    if unit.lower() != "bytes" or not all(
+        text.isascii() and text.isdigit() for text in (first, last, size)
+    ):
+        return None
+    if int(last) < int(first) or int(last) >= int(size):
+        return None
+    return ByteRange(int(first), int(last) + 1), int(size)
+
+
+def _stream(
+    exchange: Exchange,
+    ask: Ask,
+    candidates: Candidates | None,
+    chosen: Answer,
+    headers: Headers,
+) -> Response:
+    """An answer whose body is passed on as it comes. Yields."""
+    source: Found = chosen.source
+    source.response.timeout_s = exchange.proxy.config.read_timeout_s
+    boundary = _boundary_of(chosen.headers) if chosen.status == 206 else None
+    if boundary is not None:
+        return _stream_ranges(exchange, ask, candidates, chosen, headers, boundary)
+    length = source.response.content_length
+    if exchange.proxy.config.splice or length is None:
+        return Response(chosen.status, headers, app_iter=source.response)
+    if chosen.status == 200:
+        span, size = ByteRange(0, length), length
+    else:
+        found = _content_range(chosen.headers)
+        if found is None or found[0].size != length:
+            return Response(chosen.status, headers, app_iter=source.response)
+        span, size = found
+    pieces = _plain_pieces(source, span.start)
+    body = ObjectBody(
+        exchange, ask, candidates, chosen, spans=[span], pieces=pieces, size=size
+    )
+    return Response(chosen.status, headers, app_iter=body)
+
+
+def _stream_ranges(
+    exchange: Exchange,
+    ask: Ask,
+    candidates: Candidates | None,
+    chosen: Answer,
+    headers: Headers,
+    boundary: str,
+) -> Response:
+    """A multi-range answer, its parts framed anew so that another copy can go on.
+
+    The size of the object, and with it what the ranges are, stands in the first part.
+    """
+    source: Found = chosen.source
+    parser = MimeParser(boundary.encode("latin-1"))
+    first: PartStart | None = None
+    read: list[bytes] = []
+    try:
+        while first is None:
+            chunk = source.response.read_some()
+            if not chunk:
+                raise PeerError(source.node.name, "body ended before its first part")
+            read.append(chunk)
+            for event in parser.feed(chunk):
+                if isinstance(event, PartStart) and first is None:
+                    first = event
+    except (PeerError, FormatError):
+        source.response.close()
+        return Response(503)
+    found = _content_range(first.headers)
+    wanted = resolve(exchange.environ.get(env.HTTP_RANGE), found[1]) if found else None
+    if found is None or not wanted:
+        source.response.close()
+        return Response(503)
+    size = found[1]
+    content_type = first.headers.get(h.CONTENT_TYPE, "")
+    headers[h.CONTENT_LENGTH] = str(ranges_length(boundary, content_type, wanted, size))
+    pieces = _multipart_pieces(
+        Found(source.node, source.response), boundary, b"".join(read)
+    )
+    body = ObjectBody(
+        exchange,
+        ask,
+        candidates,
+        chosen,
+        spans=wanted,
+        pieces=pieces,
+        size=size,
+        boundary=boundary,
+        content_type=content_type,
+    )
+    return Response(206, headers, app_iter=body)

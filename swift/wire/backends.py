@@ -1,0 +1,391 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asking several nodes: one after the other until one is good, or at once for a quorum.
+
+What the answers amount to is decided by the collectors and tallies of `core.quorum`,
+which node is next by `wire.nodes`. Here requests are put on kept connections, answers
+awaited, failures counted against their nodes, and everything that was opened is read to
+its end or closed. One process has one `Backends`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from swift.core.errors import PeerError
+from swift.core.headers import Headers
+from swift.core.names import quote_segment
+from swift.core.quorum import NO_ANSWER, Answer, Tally, Verdict, is_good
+from swift.core.ring.devices import Node
+from swift.runtime import green
+from swift.runtime.logs import Logger
+from swift.wire.client import ClientResponse, ConnectionPool, HttpConnection
+from swift.wire.nodes import Candidates, ErrorLimiter, NodeTimings
+
+Pairs = Sequence[tuple[str, str]]
+"""Headers as they are sent."""
+
+DRAIN_MAX = 65536
+"""Bytes of an unwanted body that are read so that its connection can be kept."""
+
+
+class Collector(Protocol):
+    """Decides when a read has what it needs (core.quorum.CopyCollector)."""
+
+    dropped: list[Answer]
+
+    def feed(self, answer: Answer) -> bool:
+        """Take an answer; True when no further node need be asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request that goes to any of several nodes.
+
+    path: percent-encoded, what follows `/device/partition`, with the query. body: at
+    hand, so that the request can be sent again.
+    """
+
+    method: str
+    partition: int
+    path: str
+    headers: Pairs
+    body: bytes = b""
+
+    def target(self, node: Node) -> str:
+        """The request target at one node."""
+        return f"/{device_segment(node.name)}/{self.partition}{self.path}"
+
+
+def device_segment(name: str) -> str:
+    """A device's name in a path."""
+    return name if name.isalnum() and name.isascii() else quote_segment(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where a good answer of a read is still to be had: `Answer.source`."""
+
+    node: Node
+    response: ClientResponse
+
+
+class Backends:
+    """The storage nodes, as one process reaches them.
+
+    say: called with the metric name when a node is limited. All times in seconds.
+    """
+
+    def __init__(
+        self,
+        pool: ConnectionPool,
+        *,
+        limiter: ErrorLimiter,
+        timings: NodeTimings,
+        conn_timeout_s: float,
+        log: Logger,
+        wants_timings: bool = False,
+    ) -> None:
+        self.pool = pool
+        self.limiter = limiter
+        self.timings = timings
+        self.conn_timeout_s = conn_timeout_s
+        self._log = log
+        self._wants_timings = wants_timings
+
+    # --- One node ---------------------------------------------------------------------
+
+    def connect(self, node: Node) -> HttpConnection:
+        """A connection to the node, kept or new. Raises PeerError. Yields."""
+        if not self._wants_timings:
+            return self.pool.take(node.ip, node.port, self.conn_timeout_s)
+        begun = green.monotonic()
+        connection = self.pool.take(node.ip, node.port, self.conn_timeout_s)
+        self.timings.add(node, green.monotonic() - begun, green.now())
+        return connection
+
+    def dial(self, node: Node) -> HttpConnection:
+        """A new connection to the node. Raises PeerError. Yields."""
+        return self.pool.dial(node.ip, node.port, self.conn_timeout_s)
+
+    def ask(
+        self, node: Node, ask: Ask, timeout_s: float, extra: Pairs = ()
+    ) -> ClientResponse:
+        """Send one request and return the answer, its body unread. Yields.
+
+        extra: headers for this node only. Raises PeerError. A kept connection that the
+        peer has closed meanwhile is replaced by a new one, once.
+        """
+        headers = [*ask.headers, *extra] if extra else ask.headers
+        begun = green.monotonic() if self._wants_timings else 0.0
+        response = self.pool.request(
+            node.ip,
+            node.port,
+            ask.method,
+            ask.target(node),
+            headers,
+            ask.body,
+            connect_timeout_s=self.conn_timeout_s,
+            response_timeout_s=timeout_s,
+        )
+        if begun:
+            self.timings.add(node, green.monotonic() - begun, green.now())
+        return response
+
+    def try_ask(
+        self, node: Node, ask: Ask, timeout_s: float, extra: Pairs = ()
+    ) -> Answer | None:
+        """The node's answer, None when there was none; failures are counted. Yields.
+
+        A good answer to a read has `Found` as its source and its body unread; the body
+        of every other one has been read.
+        """
+        try:
+            response = self.ask(node, ask, timeout_s, extra)
+        except PeerError as error:
+            self.failed(node, f"{ask.method} {ask.path}", error)
+            return None
+        status = response.status
+        if ask.method in _READS and is_good(status):
+            return Answer(
+                status,
+                response.headers,
+                b"",
+                node.handoff_index is not None,
+                Found(node, response),
+            )
+        self.observe(node, status, f"{ask.method} {ask.path}")
+        body = self._small_body(response)
+        return Answer(
+            status, response.headers, body, node.handoff_index is not None, node
+        )
+
+    def _small_body(self, response: ClientResponse) -> bytes:
+        """The body of an answer that is not streamed, cut at DRAIN_MAX. Yields."""
+        try:
+            body = response.read(DRAIN_MAX)
+            if len(body) == DRAIN_MAX:
+                response.close()
+            return body
+        except PeerError:
+            return b""
+        finally:
+            response.drain(DRAIN_MAX)
+
+    def observe(self, node: Node, status: int, what: str) -> None:
+        """Count an answer that shows the node in trouble."""
+        if status < 500:
+            return
+        if status == 507:
+            self.limiter.limit_now(node, green.now())
+            self._log.error(
+                "%s:%s/%s: 507 to %s; left alone for a while",
+                node.ip, node.port, node.name, what,
+            )  # fmt: skip
+        else:
+            self.limiter.add(node, green.now())
+            self._log.error(
+                "%s:%s/%s: %s to %s", node.ip, node.port, node.name, status, what
+            )
+
+    def failed(self, node: Node, what: str, error: PeerError) -> None:
+        """Count a node that was not reached or did not answer."""
+        limited = self.limiter.add(node, green.now())
+        self._log.warning(
+            "%s:%s/%s: no answer to %s (%s)%s",
+            node.ip, node.port, node.name, what, error.reason,
+            "; left alone for a while" if limited else "",
+        )  # fmt: skip
+
+    # --- Reads ------------------------------------------------------------------------
+
+    def read(
+        self,
+        ask: Ask,
+        candidates: Candidates,
+        collector: Collector,
+        *,
+        timeout_s: float,
+        stagger_s: float | None = None,
+        at_once: int = 1,
+    ) -> None:
+        """Ask nodes until the collector has enough or no candidate is left. Yields.
+
+        stagger_s: ask a further node when the ones asked are silent for so long; None
+        waits for each. at_once: answers wanted in parallel; when more than one, so many
+        answers are collected even if the collector never has enough.
+        """
+        if stagger_s is None and at_once == 1:
+            for node in candidates:
+                answer = self.try_ask(node, ask, timeout_s)
+                if answer is not None and collector.feed(answer):
+                    break
+        else:
+            self._read_in_parallel(
+                ask, candidates, collector, timeout_s, stagger_s, at_once
+            )
+        for answer in collector.dropped:
+            discard(answer)
+
+    def _read_in_parallel(
+        self,
+        ask: Ask,
+        candidates: Candidates,
+        collector: Collector,
+        timeout_s: float,
+        stagger_s: float | None,
+        at_once: int,
+    ) -> None:
+        race = _Race(self, ask, timeout_s)
+        wanted = at_once
+        try:
+            while True:
+                while race.running < wanted:
+                    node = next(candidates, None)
+                    if node is None:
+                        stagger_s = None
+                        break
+                    race.start(node)
+                if not race.running:
+                    return
+                try:
+                    answer = race.answers.get(stagger_s)
+                except green.QueueEmpty:
+                    wanted = race.running + 1
+                    continue
+                race.running -= 1
+                if answer is None:
+                    continue
+                if collector.feed(answer):
+                    return
+                if at_once > 1:
+                    wanted -= 1
+        finally:
+            race.leave()
+
+    # --- Writes -----------------------------------------------------------------------
+
+    def write(
+        self,
+        ask: Ask,
+        extras: Sequence[Pairs],
+        candidates: Candidates,
+        tally: Tally,
+        *,
+        timeout_s: float,
+        post_quorum_timeout_s: float,
+    ) -> list[Answer]:
+        """Send one write to as many nodes as there are `extras`, with handoffs. Yields.
+
+        extras: the headers of each replica; each goes to the next candidate until one
+        gives an answer below 500. One Answer for each comes back, of whatever status.
+        When the tally is met, the others have `post_quorum_timeout_s` left; those later
+        than that are finished in the background, within their own timeouts.
+        """
+        done: green.Queue[Answer] = green.Queue()
+        for extra in extras:
+            green.spawn(self._deliver, ask, extra, candidates, timeout_s, done)
+        answers: list[Answer] = []
+        until: float | None = None
+        while len(answers) < len(extras):
+            try:
+                left = None if until is None else max(0.0, until - green.monotonic())
+                answer = done.get(left)
+            except green.QueueEmpty:
+                break
+            answers.append(answer)
+            if tally.feed(answer.status) is Verdict.MET and until is None:
+                until = green.monotonic() + post_quorum_timeout_s
+        while len(answers) < len(extras):
+            answers.append(Answer(NO_ANSWER))
+        return answers
+
+    def _deliver(
+        self,
+        ask: Ask,
+        extra: Pairs,
+        candidates: Candidates,
+        timeout_s: float,
+        done: green.Queue[Answer],
+    ) -> None:
+        last = Answer(NO_ANSWER)
+        try:
+            for node in candidates:
+                answer = self.try_ask(node, ask, timeout_s, extra)
+                if answer is not None:
+                    last = answer
+                    if answer.status < 500:
+                        break
+        finally:
+            done.put(last)
+
+
+_READS = ("GET", "HEAD")
+
+
+class _Race:
+    """Reads that run side by side; what comes too late is discarded."""
+
+    __slots__ = ("_ask", "_backends", "_left", "_timeout_s", "answers", "running")
+
+    def __init__(self, backends: Backends, ask: Ask, timeout_s: float) -> None:
+        self._backends = backends
+        self._ask = ask
+        self._timeout_s = timeout_s
+        self._left = False
+        self.answers: green.Queue[Answer | None] = green.Queue()
+        self.running = 0
+
+    def start(self, node: Node) -> None:
+        """Ask one node in a thread of its own."""
+        self.running += 1
+        green.spawn(self._run, node)
+
+    def _run(self, node: Node) -> None:
+        answer = None
+        try:
+            answer = self._backends.try_ask(node, self._ask, self._timeout_s)
+        finally:
+            if not self._left:
+                self.answers.put(answer)
+            elif answer is not None:
+                discard(answer)
+
+    def leave(self) -> None:
+        """Take no more answers."""
+        self._left = True
+        while len(self.answers):
+            answer = self.answers.get(0)
+            if answer is not None:
+                discard(answer)
+
+
+def discard(answer: Answer) -> None:
+    """Let go of an answer; its connection is kept if that is cheap. Yields."""
+    if isinstance(answer.source, Found):
+        answer.source.response.drain(DRAIN_MAX)
+
+
+def unread_body(answer: Answer) -> bytes:
+    """The whole body of an answer, which the caller knows to be small. Yields.
+
+    Raises PeerError when it breaks off.
+    """
+    if isinstance(answer.source, Found):
+        return answer.source.response.read()
+    return answer.body
+
+
+OnHandoff = Callable[[int], object]
+
+
+def without_connection_headers(headers: Headers) -> Headers:
+    """A backend's headers without those that were about its connection only."""
+    kept = headers.copy()
+    for name in _HOP_BY_HOP:
+        kept.pop(name, None)
+    return kept
+
+
+_HOP_BY_HOP = ("Connection", "Transfer-Encoding", "Date", "Keep-Alive", "Server")

@@ -1,0 +1,353 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One PUT to one node, for bodies that are passed on as they come.
+
+`connect_all` finds a node for each archive that says `100 Continue`. From then on each
+`Upload` has a bounded queue and a green thread that empties it into the connection, so
+that a slow node fills its own queue and, after its timeout, loses its place, while the
+others go on. A body is sent as it is, in chunks, or as the documents of a multi-phase
+PUT (contract backend-http 3): then footers follow, and a commit when the sender says
+so. An upload that is not finished breaks its connection; the node keeps nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from swift.core import headers as h
+from swift.core import mime
+from swift.core.errors import PeerError, PeerTimeout
+from swift.core.quorum import NO_ANSWER, Answer
+from swift.core.ring.devices import Node
+from swift.runtime import green
+from swift.wire.backends import Ask, Backends, Pairs
+from swift.wire.client import ClientResponse, HttpConnection
+from swift.wire.nodes import Candidates
+
+QUEUE_MAX = 4
+"""Chunks that wait for one node; the same objects wait for the others."""
+
+ANSWER_MAX = 65536
+"""Bytes that are read of the body of an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How a body travels.
+
+    length: of the object, None when unknown. boundary: of the documents, None for a
+    plain body. has_footers: metadata follows the bytes. two_phase: and then a commit.
+    """
+
+    length: int | None
+    boundary: str | None = None
+    has_footers: bool = False
+    two_phase: bool = False
+
+    @property
+    def is_chunked(self) -> bool:
+        """True when the body comes in chunks."""
+        return self.length is None or self.boundary is not None
+
+    def headers(self) -> list[tuple[str, str]]:
+        """What tells the server."""
+        found = [(h.EXPECT, "100-continue")]
+        if not self.is_chunked:
+            found.append((h.CONTENT_LENGTH, str(self.length)))
+            return found
+        found.append((h.TRANSFER_ENCODING, "chunked"))
+        if self.boundary is None:
+            return found
+        if self.length is not None:
+            found.append((h.X_BACKEND_OBJ_CONTENT_LENGTH, str(self.length)))
+        found.append((h.X_BACKEND_OBJ_MULTIPART_MIME_BOUNDARY, self.boundary))
+        if self.has_footers:
+            found.append((h.X_BACKEND_OBJ_METADATA_FOOTER, "yes"))
+        if self.two_phase:
+            found.append((h.X_BACKEND_OBJ_MULTIPHASE_COMMIT, "yes"))
+        return found
+
+    def is_understood(self, response: ClientResponse) -> bool:
+        """True when a `100 Continue` grants all that was asked for."""
+        granted = response.headers
+        return (not self.has_footers or granted.true(h.X_OBJ_METADATA_FOOTER)) and (
+            not self.two_phase or granted.true(h.X_OBJ_MULTIPHASE_COMMIT)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """The body is complete. footers: to send after it."""
+
+    footers: Mapping[str, str] | None
+
+
+class _Commit:
+    """Make it durable."""
+
+
+_Item = bytes | _End | _Commit
+
+
+class Upload:
+    """A PUT whose node waits for the body.
+
+    index: of the archive. is_alive: the node still has its place. Its owner ends it
+    with `finish` (and `commit`), or `abort`.
+    """
+
+    def __init__(
+        self,
+        backends: Backends,
+        node: Node,
+        index: int,
+        connection: HttpConnection,
+        framing: Framing,
+        timeout_s: float,
+        results: green.Queue[tuple[Upload, Answer]],
+    ) -> None:
+        self.node = node
+        self.index = index
+        self.is_alive = True
+        self.is_finished = False
+        self._backends = backends
+        self._connection = connection
+        self._framing = framing
+        self._timeout_s = timeout_s
+        self._results = results
+        self._queue: green.Queue[_Item] = green.Queue(QUEUE_MAX)
+        self._thread = green.spawn(self._run)
+
+    # --- The sender's side ------------------------------------------------------------
+
+    def put(self, chunk: bytes) -> bool:
+        """Queue bytes; False when the node has lost its place. Yields if slow."""
+        if not self.is_alive:
+            return False
+        try:
+            self._queue.put(chunk, self._timeout_s)
+        except green.QueueFull:
+            error = PeerTimeout(self._connection.peer, "takes the body too slowly")
+            self._lose(error)
+            self._thread.kill()
+            self._connection.close()
+        return self.is_alive
+
+    def finish(self, footers: Mapping[str, str] | None = None) -> None:
+        """End the body. The answer, or that the node is ready, goes to the results."""
+        self.is_finished = True
+        self._order(_End(footers))
+
+    def commit(self) -> None:
+        """Let a node that is ready make it durable; its answer goes to the results."""
+        self._order(_Commit())
+
+    def abort(self) -> None:
+        """Break off; the node keeps nothing."""
+        self.is_alive = False
+        self._thread.kill()
+        self._connection.close()
+
+    def _order(self, item: _Item) -> None:
+        if not self.is_alive:
+            return
+        try:
+            self._queue.put(item, self._timeout_s)
+        except green.QueueFull:
+            self._lose(PeerTimeout(self._connection.peer, "takes the body too slowly"))
+            self._thread.kill()
+            self._connection.close()
+
+    def _lose(self, error: PeerError) -> None:
+        if self.is_alive:
+            self.is_alive = False
+            self._backends.failed(self.node, "PUT", error)
+            self._results.put((self, Answer(NO_ANSWER, source=self.node)))
+
+    # --- The node's side --------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._send_all()
+        except PeerError as error:
+            self._connection.close()
+            self._lose(error)
+
+    def _send_all(self) -> None:
+        connection = self._connection
+        framing = self._framing
+        if framing.boundary is not None:
+            connection.send_chunk(mime.body_opening(framing.boundary))
+        send = connection.send_chunk if framing.is_chunked else connection.send
+        get = self._queue.get
+        while True:
+            item = get()
+            if type(item) is bytes:
+                send(item)
+            else:
+                break
+        assert isinstance(item, _End), "the body is ended before the commit"
+        self._send_end(item.footers)
+        if framing.two_phase:
+            self._await_commit()
+        response = connection.response(self._timeout_s)
+        body = b""
+        if response.content_length:
+            body = response.read(ANSWER_MAX)
+        response.drain(ANSWER_MAX)
+        self.is_alive = False
+        self._backends.observe(self.node, response.status, "PUT")
+        answer = Answer(response.status, response.headers, body, source=self.node)
+        self._results.put((self, answer))
+
+    def _send_end(self, footers: Mapping[str, str] | None) -> None:
+        framing = self._framing
+        boundary = framing.boundary
+        if boundary is not None:
+            last = not framing.two_phase
+            if framing.has_footers:
+                tail = mime.footer_document(boundary, footers or {}, last=last)
+            else:
+                tail = mime.body_closing(boundary, last=last)
+            self._connection.send_chunk(tail)
+        if framing.is_chunked:
+            self._connection.end_chunks()
+
+    def _await_commit(self) -> None:
+        """Report the node ready, and send it the commit. Raises PeerError."""
+        connection = self._connection
+        assert self._framing.boundary is not None, "phases are documents"
+        ready = connection.wait_continue(self._timeout_s)
+        if ready.status != 100:
+            ready.close()
+            raise PeerError(connection.peer, f"{ready.status} instead of a second 100")
+        self._results.put((self, Answer(100, ready.headers, source=self.node)))
+        item = self._queue.get()
+        assert isinstance(item, _Commit), "a commit follows the body"
+        connection.send_chunk(mime.commit_document(self._framing.boundary))
+        connection.end_chunks()
+
+
+@dataclass(slots=True)
+class Connected:
+    """What came of asking nodes to take a body.
+
+    uploads: nodes that wait for it, by index of the archive. answers: those of nodes
+    that gave a final answer instead, one for each other archive.
+    """
+
+    uploads: list[Upload]
+    answers: list[Answer]
+    results: green.Queue[tuple[Upload, Answer]]
+
+
+def connect_all(
+    backends: Backends,
+    ask: Ask,
+    extras: Sequence[Pairs],
+    candidates: Candidates,
+    framing: Framing,
+    timeout_s: float,
+) -> Connected:
+    """Find a node for each archive. Yields.
+
+    extras: headers of each archive's request. A node that fails, or answers 5xx, is
+    replaced by the next candidate as long as there is one.
+    """
+    results: green.Queue[tuple[Upload, Answer]] = green.Queue()
+    found: green.Queue[Upload | Answer] = green.Queue()
+    ask = Ask(ask.method, ask.partition, ask.path, [*ask.headers, *framing.headers()])
+
+    is_left = False
+
+    def connect(index: int) -> None:
+        outcome: Upload | Answer = Answer(NO_ANSWER)
+        try:
+            for node in candidates:
+                began = _begin(backends, node, ask, extras[index], framing, timeout_s)
+                if isinstance(began, Answer):
+                    outcome = began
+                    if began.status < 500:
+                        break
+                elif began is not None:
+                    if is_left:
+                        began.close()
+                        break
+                    outcome = Upload(
+                        backends, node, index, began, framing, timeout_s, results
+                    )
+                    break
+        finally:
+            found.put(outcome)
+
+    for index in range(len(extras)):
+        green.spawn(connect, index)
+    uploads: list[Upload] = []
+    answers: list[Answer] = []
+    try:
+        for _ in extras:
+            outcome = found.get()
+            if isinstance(outcome, Upload):
+                uploads.append(outcome)
+            else:
+                answers.append(outcome)
+    except BaseException:
+        is_left = True
+        while len(found):
+            outcome = found.get()
+            if isinstance(outcome, Upload):
+                uploads.append(outcome)
+        for upload in uploads:
+            upload.abort()
+        raise
+    uploads.sort(key=lambda upload: upload.index)
+    return Connected(uploads, answers, results)
+
+
+def _begin(
+    backends: Backends,
+    node: Node,
+    ask: Ask,
+    extra: Pairs,
+    framing: Framing,
+    timeout_s: float,
+) -> HttpConnection | Answer | None:
+    """A connection whose node says 100, its final answer, or None when it failed."""
+    connection: HttpConnection | None = None
+    try:
+        connection = backends.connect(node)
+        try:
+            response = _send_head(connection, node, ask, extra, timeout_s)
+        except PeerTimeout:
+            raise
+        except PeerError:
+            if connection.fresh or connection.answering:
+                raise
+            connection.close()
+            connection = backends.dial(node)
+            response = _send_head(connection, node, ask, extra, timeout_s)
+        if response.status == 100:
+            if framing.is_understood(response):
+                return connection
+            raise PeerError(connection.peer, "does not know documents in a PUT")
+        backends.observe(node, response.status, f"{ask.method} {ask.path}")
+        body = response.read(ANSWER_MAX)
+        response.close()
+        connection.close()
+        return Answer(response.status, response.headers, body, source=node)
+    except PeerError as error:
+        if connection is not None:
+            connection.close()
+        backends.failed(node, f"{ask.method} {ask.path}", error)
+        return None
+    except BaseException:
+        if connection is not None:
+            connection.close()
+        raise
+
+
+def _send_head(
+    connection: HttpConnection, node: Node, ask: Ask, extra: Pairs, timeout_s: float
+) -> ClientResponse:
+    connection.send_head(ask.method, ask.target(node), [*ask.headers, *extra])
+    return connection.wait_continue(timeout_s)
