@@ -99,7 +99,7 @@ def test_host_facts_have_their_keys() -> None:
 
 def test_socket_counts_are_read(tmp_path: Path) -> None:
     (tmp_path / "sockstat").write_text(
-        "sockets: used 9\nTCP: inuse 7 orphan 1 tw 2 alloc 8 mem 3\nUDP: inuse 1 mem 1\n"
+        "sockets: used 9\nTCP: inuse 7 orphan 1 tw 2 alloc 8 mem 3\nUDP: inuse 1\n"
     )
     (tmp_path / "sockstat6").write_text("TCP6: inuse 4\n")
 
