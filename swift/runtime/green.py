@@ -16,7 +16,6 @@ Waits may end by exceptions thrown in from outside: `Timeout` of an enclosing bl
 
 from __future__ import annotations
 
-import itertools
 import os
 import select
 import signal
@@ -39,6 +38,8 @@ with warnings.catch_warnings():
     from eventlet.hubs import epolls
     from eventlet.timeout import Timeout as _EventletTimeout
 from greenlet import GreenletExit, getcurrent, greenlet
+
+from swift.core.errors import SwiftError
 
 T = TypeVar("T")
 
@@ -150,7 +151,7 @@ class _Parking:
 
 
 class _Hub(epolls.Hub):  # type: ignore[misc]
-    """eventlet's epoll hub with a ready queue and persistent, edge-triggered watches."""
+    """eventlet's epoll hub with a ready queue and lasting, edge-triggered watches."""
 
     def __init__(self, clock: Any = None) -> None:
         super().__init__(clock or _monotonic)
@@ -449,8 +450,18 @@ class Watch:
         """True after `close`."""
         return self._hub is None
 
+    @property
+    def ended(self) -> bool:
+        """True when the hub has seen that the other side closed."""
+        return self._ended
+
+    @property
+    def readable_seen(self) -> bool:
+        """True when an event came that no thread was waiting for."""
+        return self._ready
+
     def close(self) -> None:
-        """Forget the descriptor; threads that wait are woken and will find it closed."""
+        """Forget the descriptor; threads that wait for it are woken."""
         hub = self._hub
         if hub is None:
             return
@@ -544,10 +555,11 @@ class Thread(greenlet):  # type: ignore[misc]
             self._error = error
         except BaseException as error:
             self._error = error
-            if not self._joiners and not isinstance(
-                error, (_EventletTimeout, Exception)
-            ):
-                raise
+            if not isinstance(error, (_EventletTimeout, Exception)):
+                raise  # the process is to end
+            if not self._joiners and not isinstance(error, SwiftError):
+                # Perhaps nobody will ever ask; a lost traceback helps no one.
+                traceback.print_exception(error)
         finally:
             self._finish()
 
@@ -1030,11 +1042,6 @@ def after_fork() -> None:
     _hub()
 
 
-def report_unhandled(kind: type[BaseException], trace: TracebackType | None) -> None:
-    """Print a traceback the way the hub does; for owners that have no log."""
-    traceback.print_exception(kind, None, trace, file=sys.stderr)
-
-
 _signal_callbacks: dict[int, Callable[[], object]] = {}
 
 
@@ -1057,11 +1064,3 @@ def _signalled(number: int, _frame: object) -> None:
     callback = _signal_callbacks.get(number)
     if callback is not None:
         on_hub(callback)
-
-
-_serial = itertools.count(1)
-
-
-def serial() -> int:
-    """A number that was not given before in this process."""
-    return next(_serial)

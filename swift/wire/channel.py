@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A connected stream socket under green threads: the one place that calls recv and send.
+"""A connected stream socket under green threads: what calls recv and send.
 
 The socket does not block. A call is tried first, and only when it would block the
 thread waits for an edge from the hub, so that a request on a busy connection costs one

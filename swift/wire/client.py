@@ -8,8 +8,8 @@ has closed meanwhile is noticed and replaced; a request is sent a second time on
 nothing of an answer has come and its whole body is at hand, so that no consumed body is
 ever repeated silently.
 
-Everything that goes wrong with a peer is a PeerError, or its PeerTimeout. Tests stand in
-this door: they give a pool or an uploader a `Connector` of their own.
+Everything that goes wrong with a peer is a PeerError, or its PeerTimeout. Tests stand
+in this door: they give a pool or an uploader a `Connector` of their own.
 """
 
 from __future__ import annotations
@@ -23,8 +23,13 @@ from contextlib import suppress
 from typing import Protocol
 
 from swift.core.errors import PeerError, PeerTimeout
-from swift.core.headers import CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING
-from swift.core.headers import Headers
+from swift.core.headers import (
+    CONNECTION,
+    CONTENT_LENGTH,
+    HOST,
+    TRANSFER_ENCODING,
+    Headers,
+)
 from swift.runtime import green
 from swift.wire.channel import RECV_BYTES, Channel
 from swift.wire.framing import (
@@ -256,7 +261,7 @@ class ClientResponse:
         return True
 
     def close(self) -> None:
-        """Give the rest of the body up; closes the connection unless it is at its end."""
+        """Give the rest of the body up: closes the connection unless it has ended."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
@@ -506,12 +511,16 @@ class HttpConnection:
         elif self._on_free is not None:
             self._on_free(self)
 
-    def stale(self) -> bool:
+    def stale(self, *, look: bool = True) -> bool:
         """True when an idle connection has been closed by its peer, or talks unasked.
 
-        One cheap look at the socket; a close that comes later shows as a PeerError.
+        look: ask the socket; else only what the hub has seen so far counts, which
+        costs no call. A close that comes later shows as a PeerError.
         """
-        return not self.reusable or self.channel.watch.closed or self.channel.pending()
+        watch = self.channel.watch
+        if not self.reusable or watch.closed or watch.ended:
+            return True
+        return (look or watch.readable_seen) and self.channel.pending()
 
     def close(self) -> None:
         """Close the connection; safe to call twice."""
@@ -618,17 +627,17 @@ class ConnectionPool:
         It comes back by itself when an answer on it has been read to its end; else the
         taker closes it. Raises PeerError, PeerTimeout.
         """
-        kept = self._kept(ip, port)
+        kept = self._kept(ip, port, look=True)
         return kept if kept is not None else self.dial(ip, port, connect_timeout_s)
 
-    def _kept(self, ip: str, port: int) -> HttpConnection | None:
+    def _kept(self, ip: str, port: int, *, look: bool) -> HttpConnection | None:
         idle = self._idle.get((ip, port))
         while idle:
             # The newest first: the others grow old together and can be closed.
             connection = idle.pop()
             if (
                 green.monotonic() - connection.idle_since < self._idle_s
-                and not connection.stale()
+                and not connection.stale(look=look)
             ):
                 return connection
             connection.close()
@@ -670,7 +679,8 @@ class ConnectionPool:
         request is sent again on a new one. The answer's body is the caller's to read
         or close. Raises PeerError, PeerTimeout.
         """
-        kept = self._kept(ip, port)
+        # Without a look: should it be dead after all, the request is just sent anew.
+        kept = self._kept(ip, port, look=False)
         if kept is not None:
             headers = tuple(headers)
             try:

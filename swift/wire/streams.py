@@ -205,7 +205,7 @@ def rechunked(body: Iterable[bytes], size: int) -> Iterator[bytes]:
 class RateLimiter:
     """Spreads work over time: at most `rate` units a second on average.
 
-    A burst of up to `burst_s` seconds' worth may pass at once. A rate of 0 has no limit.
+    A burst of up to `burst_s` seconds' worth may pass at once. Rate 0 has no limit.
     """
 
     def __init__(self, rate: float, burst_s: float = 0.0) -> None:
