@@ -12,8 +12,10 @@ records are read and written again byte for byte (test/interop/test_storage_gold
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import md5
 
 from swift.core import pickles
@@ -49,109 +51,27 @@ _HEAD = b"\x80\x02}q\x00(c_codecs\nencode\nq\x01X"
 _HEAD_SIZE = len(_HEAD)
 _LATIN1 = b"X\x06\x00\x00\x00latin1q\x03\x86"
 _ENCODE_AGAIN = b"h\x03\x86"
-_NO_BYTES = b"c__builtin__\nbytes\n"
+_REMEMBERED_SIZE_MAX = 2048
+"""Bytes of a record up to which the last 1024 are remembered: 5 MB at most."""
+
+_STRING = b"h\x01X"
+_GLUE = b"\x02"
 _LAST_SIZE = len(b"q\x00Rq\x00u.")
-_BATCH = 1000
 
 
 def encode(record: Mapping[str, str]) -> bytes:
     """The bytes of a record, keys in their order.
 
-    The result is what the pickler of existing nodes makes of the same dict, memo
-    numbers and shared one-byte strings included.
+    Protocol 2 knows no byte strings: the pickler writes each as a call of
+    `_codecs encode`, as it does in existing nodes, and golden records hold it to that.
     """
-    return _Emitter().dump([_stored_item(name, text) for name, text in record.items()])
-
-
-def _stored_item(name: str, text: str) -> tuple[bytes, bytes]:
-    stored = _STORED_SPELLING.get(name, name)
-    return stored.encode("utf-8"), text.encode("utf-8", "surrogateescape")
-
-
-class _Emitter:
-    """Writes one dict of byte strings as protocol 2 does."""
-
-    def __init__(self) -> None:
-        self._out: list[bytes] = []
-        self._memo_count = 0
-        self._encode: bytes | None = None
-        self._latin1: bytes | None = None
-        # Byte strings of up to one byte, and texts of one character, are one object
-        # each in the writer's interpreter, and its pickler refers back to them.
-        self._seen: dict[bytes, bytes] = {}
-
-    def dump(self, items: list[tuple[bytes, bytes]]) -> bytes:
-        out = self._out
-        out.append(b"\x80\x02}" + self._put())
-        for start in range(0, len(items), _BATCH):
-            batch = items[start : start + _BATCH]
-            if len(batch) > 1:
-                out.append(b"(")
-            for key, value in batch:
-                self._string(key)
-                self._string(value)
-            out.append(b"u" if len(batch) > 1 else b"s")
-        out.append(b".")
-        return b"".join(out)
-
-    def _put(self) -> bytes:
-        number = self._memo_count
-        self._memo_count = number + 1
-        return _PUT[number] if number < 256 else b"r" + number.to_bytes(4, "little")
-
-    def _string(self, data: bytes) -> None:
-        if len(data) < 2:
-            known = self._seen.get(data)
-            if known is not None:
-                self._out.append(known)
-                return
-        if not data:
-            self._empty()
-            return
-        if self._encode is None:
-            put = self._put()
-            self._encode = _get_of(put)
-            start = b"c_codecs\nencode\n" + put
-        else:
-            start = self._encode
-        # Text of the same bytes as Latin-1, written as UTF-8.
-        text = data if data.isascii() else data.decode("latin-1").encode("utf-8")
-        text_put = self._put()
-        if self._latin1 is None:
-            put = self._put()
-            self._latin1 = _get_of(put)
-            encoding = b"X\x06\x00\x00\x00latin1" + put
-        else:
-            encoding = self._latin1
-        tuple_put = self._put()
-        result_put = self._put()
-        self._out.append(
-            b"%bX%b%b%b%b\x86%bR%b"
-            % (
-                start,
-                len(text).to_bytes(4, "little"),
-                text,
-                text_put,
-                encoding,
-                tuple_put,
-                result_put,
-            )
+    stored = {
+        _STORED_SPELLING.get(name, name).encode("utf-8"): value.encode(
+            "utf-8", "surrogateescape"
         )
-        if len(data) < 2:
-            self._seen[data] = _get_of(result_put)
-
-    def _empty(self) -> None:
-        type_put = self._put()
-        result_put = self._put()
-        self._out.append(_NO_BYTES + type_put + b")R" + result_put)
-        self._seen[b""] = _get_of(result_put)
-
-
-_PUT = [b"q" + bytes((number,)) for number in range(256)]
-
-
-def _get_of(put: bytes) -> bytes:
-    return (b"h" if len(put) == 2 else b"j") + put[1:]
+        for name, value in record.items()
+    }
+    return pickle.dumps(stored, protocol=2)
 
 
 def decode(data: bytes) -> Headers:
@@ -159,9 +79,21 @@ def decode(data: bytes) -> Headers:
 
     Raises FormatError for bytes that are no record.
     """
+    if len(data) > _REMEMBERED_SIZE_MAX:
+        return _decode(data)
+    return _remembered(data).copy()
+
+
+@lru_cache(maxsize=1024)
+def _remembered(data: bytes) -> Headers:
+    # Hot objects are read over and over; the same bytes always mean the same.
+    return _decode(data)
+
+
+def _decode(data: bytes) -> Headers:
     strings = _decode_own(data)
     if strings is not None:
-        return _headers_of(strings)
+        return Headers.titled(zip(map(title, strings[::2]), strings[1::2], strict=True))
     stored = pickles.loads(data)
     if not isinstance(stored, dict):
         raise FormatError("object metadata", "is no dict")
@@ -211,28 +143,19 @@ def _decode_own(data: bytes) -> list[str] | None:
         return None
     for piece in pieces:
         # `q` number `Rq` number `h` 1 `X` size text `q` number
-        if (
-            len(piece) < 14
-            or piece[5:8] != b"h\x01X"
-            or len(piece) != int.from_bytes(piece[8:12], "little") + 14
-        ):
+        if piece[5:8] != _STRING or piece[8] != (len(piece) - 14) & 0xFF:
             return None
         texts.append(piece[12:-2])
-    strings = []
+    # Decoded in one go; a text that holds the glue makes a wrong count.
     try:
-        for text in texts:
-            string = text.decode()
-            if not string.isascii():
-                # The text is the Latin-1 view of the bytes that are stored.
-                string = string.encode("latin-1").decode("utf-8", "surrogateescape")
-            strings.append(string)
+        blob = _GLUE.join(texts).decode()
+        if not blob.isascii():
+            # The texts are the Latin-1 view of the bytes that are stored.
+            blob = blob.encode("latin-1").decode("utf-8", "surrogateescape")
     except UnicodeError:
         return None
-    return strings
-
-
-def _headers_of(strings: list[str]) -> Headers:
-    return Headers.titled(zip(map(title, strings[::2]), strings[1::2], strict=True))
+    strings = blob.split("\x02")
+    return strings if len(strings) == len(texts) else None
 
 
 def checksum(data: bytes) -> bytes:
@@ -278,9 +201,8 @@ def merge(
     """
     data_timestamp = _time_of(data, X_TIMESTAMP)
     if meta is None:
-        return Effective(
-            data, data_timestamp, data_timestamp, data_timestamp, data, None
-        )
+        when = data_timestamp
+        return Effective(data, when, when, when, data, None)
     metadata = meta.copy()
     for name, value in data.items():
         if name in _OF_THE_BODY or name.startswith(OBJECT_SYSMETA):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from swift.core.timestamp import Timestamp, TimestampError, decode_explicit
 
@@ -103,6 +104,12 @@ def plain_name(part: FilePart) -> str:
 
 def choose_replicated(names: Iterable[str]) -> FileSet:
     """Apply the rules to a directory of whole copies."""
+    return _choose_replicated(tuple(names))
+
+
+@lru_cache(maxsize=4096)
+def _choose_replicated(names: tuple[str, ...]) -> FileSet:
+    # Hot objects are looked up over and over; the same names always mean the same.
     parts, unexpected = [], []
     for name in names:
         part = parse(name)

@@ -22,6 +22,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from swift.core.errors import DeviceUnavailable, DiskFull, LockTimeout
 from swift.runtime import green
@@ -43,6 +44,8 @@ _WRITEV_MAX = 512
 _NO_UNNAMED = frozenset((errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL))
 _NO_SUCH_CALL = frozenset((errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL))
 
+_ORDERED_TYPES = frozenset(("ext4", "xfs"))
+
 _SYS_OPENAT2 = 437  # the same number on every architecture
 _RESOLVE_CACHED = 0x20
 _AT_FDCWD = -100
@@ -59,6 +62,9 @@ def as_domain_error(error: OSError, device: str) -> DeviceUnavailable:
 
 class FileSystem:
     """The real disk."""
+
+    def __init__(self) -> None:
+        self._ordered: dict[int, bool] = {}
 
     # --- directories --------------------------------------------------------------
 
@@ -158,6 +164,23 @@ class FileSystem:
 
     def get_xattr(self, fd: int, name: str) -> bytes | None:
         """An extended attribute, None when the file has none of that name."""
+        if _fgetxattr is None:
+            return self._get_large_xattr(fd, name)
+        try:
+            buffer = _buffers.xattr
+        except AttributeError:
+            buffer = _buffers.xattr = ctypes.create_string_buffer(XATTR_SIZE_FIRST)
+        size = _fgetxattr(fd, name.encode("ascii"), buffer, XATTR_SIZE_FIRST)
+        if size >= 0:
+            return ctypes.string_at(buffer, size)
+        code = ctypes.get_errno()
+        if code == errno.ENODATA:
+            return None
+        if code == errno.ERANGE:
+            return self._get_large_xattr(fd, name)
+        raise OSError(code, os.strerror(code))
+
+    def _get_large_xattr(self, fd: int, name: str) -> bytes | None:
         try:
             return os.getxattr(fd, name)
         except OSError as error:
@@ -244,14 +267,28 @@ class FileSystem:
         """Unpredictable bytes, for names that must not meet others."""
         return os.urandom(count)
 
+    def orders_names(self, fd: int) -> bool:
+        """True when a sync makes all names durable that were made before it.
+
+        ext4 and XFS keep one log for the metadata of the whole file system, written in
+        order: once a directory is on the disk, the older entry that names it is too.
+        Then the parents of new directories need no sync of their own, which would cost
+        a flush of the disk's cache each.
+        """
+        device = os.fstat(fd).st_dev
+        known = self._ordered.get(device)
+        if known is None:
+            known = self._ordered[device] = _type_of(device) in _ORDERED_TYPES
+        return known
+
     def preallocate(self, fd: int, size: int) -> None:
         """Reserve room for `size` bytes, the length of the file unchanged.
 
         Raises OSError ENOSPC; a file system that cannot reserve is left alone.
         """
-        if _libc is None:
+        if _fallocate is None:
             return
-        if _libc.fallocate(fd, _FALLOC_KEEP_SIZE, 0, size) != 0:
+        if _fallocate(fd, _FALLOC_KEEP_SIZE, 0, size) != 0:
             code = ctypes.get_errno()
             if code in FULL or code in FAILING:
                 raise OSError(code, os.strerror(code))
@@ -314,10 +351,9 @@ class FileSystem:
         The kernel (5.12 and later) answers for a path whose every part it has in
         memory; raises FileNotFoundError when it remembers that there is none.
         """
-        if _libc is None:
+        if _cached_open is None:
             return None
-        flags = os.O_RDONLY | os.O_CLOEXEC | (os.O_DIRECTORY if directory else 0)
-        fd = _libc.syscall(
+        fd = _cached_open(
             _SYS_OPENAT2,
             _AT_FDCWD if directory_fd is None else directory_fd,
             os.fsencode(path),
@@ -329,7 +365,7 @@ class FileSystem:
         code = ctypes.get_errno()
         if code == errno.EAGAIN or code in _NO_SUCH_CALL:
             return None
-        raise OSError(code, os.strerror(code), path, flags)
+        raise OSError(code, os.strerror(code), path)
 
     def read_cached(self, fd: int, size: int, offset: int) -> bytes | None:
         """As `read`, from the page cache alone; None when that has not all of it."""
@@ -414,6 +450,21 @@ def replace_file(fs: FileSystem, path: str, data: bytes, temporary_dir: str) -> 
         raise
 
 
+def _type_of(device: int) -> str:
+    """The type of the mounted file system of a device number; empty when unknown."""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+            for line in mounts:
+                # proc(5): id parent major:minor ... - type source options
+                before, _, after = line.partition(" - ")
+                if before.split(" ")[2] == wanted:
+                    return after.split(" ")[0]
+    except (OSError, IndexError):
+        pass
+    return ""
+
+
 class _OpenHow(ctypes.Structure):
     _fields_ = (
         ("flags", ctypes.c_uint64),
@@ -422,32 +473,60 @@ class _OpenHow(ctypes.Structure):
     )
 
 
-def _load_libc() -> ctypes.PyDLL | None:
-    # PyDLL keeps the interpreter lock during a call. That suits calls that never wait;
-    # preallocation is short, for a file system that would write zeros refuses it.
+def _load_cached_open() -> Any:
+    # PyDLL keeps the interpreter lock during the call, which suits one that never
+    # waits.
     try:
-        libc = ctypes.PyDLL(None, use_errno=True)
-        libc.syscall.restype = ctypes.c_long
-        libc.syscall.argtypes = (
-            ctypes.c_long,
-            ctypes.c_int,
-            ctypes.c_char_p,
-            ctypes.c_void_p,
-            ctypes.c_size_t,
-        )
-        libc.fallocate.restype = ctypes.c_int
-        libc.fallocate.argtypes = (
-            ctypes.c_int,
-            ctypes.c_int,
-            ctypes.c_int64,
-            ctypes.c_int64,
-        )
+        function = ctypes.PyDLL(None, use_errno=True).syscall
     except (OSError, AttributeError):
         return None
-    return libc
+    function.restype = ctypes.c_long
+    function.argtypes = (
+        ctypes.c_long,
+        ctypes.c_int,
+        ctypes.c_char_p,
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+    )
+    return function
 
 
-_libc = _load_libc()
+def _load_fallocate() -> Any:
+    # Python's own posix_fallocate writes zeros where the file system cannot reserve.
+    try:
+        function = ctypes.CDLL(None, use_errno=True).fallocate
+    except (OSError, AttributeError):
+        return None
+    function.restype = ctypes.c_int
+    function.argtypes = (
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int64,
+        ctypes.c_int64,
+    )
+    return function
+
+
+def _load_fgetxattr() -> Any:
+    # Python's own getxattr asks with room for 128 bytes first, then with 64 KiB.
+    try:
+        function = ctypes.CDLL(None, use_errno=True).fgetxattr
+    except (OSError, AttributeError):
+        return None
+    function.restype = ctypes.c_ssize_t
+    function.argtypes = (
+        ctypes.c_int,
+        ctypes.c_char_p,
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+    )
+    return function
+
+
+_cached_open = _load_cached_open()
+_fallocate = _load_fallocate()
+_fgetxattr = _load_fgetxattr()
+_buffers = threading.local()
 _HOW_FILE = ctypes.byref(_OpenHow(os.O_RDONLY | os.O_CLOEXEC, 0, _RESOLVE_CACHED))
 _HOW_DIRECTORY = ctypes.byref(
     _OpenHow(os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY, 0, _RESOLVE_CACHED)

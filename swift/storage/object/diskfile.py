@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from swift.core import metadata as records
@@ -87,13 +87,17 @@ class DiskFile:
         self._partition_path = f"{objects_path}/{partition}"
         self.directory = f"{self._partition_path}/{self.suffix}/{path_hash}"
         self._context = context
-        self._place = Place(
-            device=device,
-            device_path=device_path,
-            partition=partition,
-            path_hash=path_hash,
-            name=name.path if name is not None else "",
-            next_part_power=next_part_power,
+        self._device_path = device_path
+
+    @property
+    def _place(self) -> Place:
+        return Place(
+            device=self.device,
+            device_path=self._device_path,
+            partition=self.partition,
+            path_hash=self.path_hash,
+            name=self.name.path if self.name is not None else "",
+            next_part_power=self.next_part_power,
         )
 
     # --- reading ------------------------------------------------------------------
@@ -114,16 +118,50 @@ class DiskFile:
         Raises ObjectMissing, ObjectDeleted (with the time), ObjectExpired,
         ObjectCollision, ObjectQuarantined, ObjectChanged or DeviceUnavailable.
         """
+        # Without a hop when the kernel has every name on the way in memory: then the
+        # directory and the records were read a moment ago as well.
         opener = _Opener(
             self, self._context, now, open_expired, preferences, fragment_index
         )
         try:
-            # Without a hop when the kernel has every name on the way in memory: then
-            # the directory and the records were read a moment ago as well.
             opened = opener.open_cached()
             return opened if opened is not None else self._open_in_thread(opener)
         except _Untrusted as untrusted:
             raise green.in_thread(self.quarantine, untrusted.reason) from untrusted
+
+    def open_cached(
+        self,
+        now: float,
+        *,
+        open_expired: bool = False,
+        preferences: Sequence[Preference] | None = None,
+        fragment_index: int | None = None,
+    ) -> OpenObject | None:
+        """As `open`, but None when the disk would have to be asked."""
+        opener = _Opener(
+            self, self._context, now, open_expired, preferences, fragment_index
+        )
+        try:
+            return opener.open_cached()
+        except _Untrusted as untrusted:
+            raise green.in_thread(self.quarantine, untrusted.reason) from untrusted
+
+    def open_blocking(
+        self,
+        now: float,
+        *,
+        open_expired: bool = False,
+        preferences: Sequence[Preference] | None = None,
+        fragment_index: int | None = None,
+    ) -> OpenObject:
+        """As `open`, for code that runs on a disk thread, or in a daemon of its own."""
+        opener = _Opener(
+            self, self._context, now, open_expired, preferences, fragment_index
+        )
+        try:
+            return opener.open()
+        except _Untrusted as untrusted:
+            raise self.quarantine(untrusted.reason) from untrusted
 
     def _open_in_thread(self, opener: _Opener) -> OpenObject:
         try:
@@ -160,14 +198,23 @@ class DiskFile:
         part = FilePart(timestamp, META, type_timestamp)
         green.in_thread(self._store, part, metadata)
 
-    def delete(self, timestamp: Timestamp) -> None:
+    def delete(
+        self, timestamp: Timestamp, *, admit: Callable[[], None] | None = None
+    ) -> None:
         """Put a tombstone in the place of all that is older; durable on return. Yields.
 
-        Raises DiskFull, DeviceUnavailable, LockTimeout.
+        admit: see ObjectWriter.commit. Raises DiskFull, DeviceUnavailable, LockTimeout.
         """
-        green.in_thread(self._store, FilePart(timestamp, TOMBSTONE), Headers())
+        green.in_thread(self._store, FilePart(timestamp, TOMBSTONE), Headers(), admit)
 
-    def _store(self, part: FilePart, metadata: Headers) -> None:
+    def _store(
+        self,
+        part: FilePart,
+        metadata: Headers,
+        admit: Callable[[], None] | None = None,
+    ) -> None:
+        if admit is not None:
+            admit()
         record = self._place.record(part.timestamp, metadata)
         commit = Commit(self._context, self._place)
         try:
@@ -183,7 +230,7 @@ class DiskFile:
         target = ""
         try:
             hashes.invalidate(context.fs, self._partition_path, self.suffix)
-            target = move_aside(context, self._place.device_path, self.directory)
+            target = move_aside(context, self._device_path, self.directory)
             context.fs.sync_directory(target.rpartition("/")[0])
             context.fs.sync_directory(self.directory.rpartition("/")[0])
         except (OSError, LockTimeout) as error:

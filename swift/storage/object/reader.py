@@ -65,8 +65,7 @@ class ObjectReader:
         if left <= 0:
             raise StopIteration
         if left <= self._chunk_size:
-            with self._handle as fd:
-                data = self._fs.read_cached(fd, left, self._position)
+            data = self._fs.read_cached(self._handle.fileno(), left, self._position)
             if data is not None:
                 self._position += left
                 reason = self._verify(data)
