@@ -14,19 +14,20 @@ import os.path
 import ssl
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
-from swift.core.errors import ConfigError
+from swift.core.errors import ConfigError, PeerError
 from swift.core.settings import boolean, csv, natural, option, positive_int, seconds
 from swift.runtime.config import read_sections
-from swift.wire.client import dial
+from swift.wire.client import open_channel
 from swift.wire.environ import CACHE, INFO_FETCHER, Environ
 from swift.wire.filter import Filter, PipelineContext
 from swift.wire.memcache import (
+    Dialer,
     LocalCache,
     MemcacheClient,
     MemcacheOptions,
     split_server,
+    tls_dialer,
 )
 from swift.wire.request import StartResponse, WsgiApp
 
@@ -132,7 +133,7 @@ class MemcacheFilter(Filter):
         self.log.info("cache: memcached on %s", ", ".join(names))
         return MemcacheClient(
             names,
-            partial(dial, tls=_tls_context(config)) if config.tls_enabled else dial,
+            _dialer(config),
             config.options,
             log=self.log,
             metrics=self.context.metrics,
@@ -143,10 +144,16 @@ def _answers(server: str) -> bool:
     """True when something listens there. Yields."""
     host, port = split_server(server)
     try:
-        dial(host, port, PROBE_S).close()
-    except OSError:
+        open_channel(host, port, PROBE_S).close()
+    except PeerError:
         return False
     return True
+
+
+def _dialer(config: MemcacheConfig) -> Dialer:
+    if config.tls_enabled:
+        return tls_dialer(open_channel, _tls_context(config))
+    return open_channel
 
 
 def _tls_context(config: MemcacheConfig) -> ssl.SSLContext:

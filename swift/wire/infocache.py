@@ -15,7 +15,7 @@ neither see nor disturb them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, TypeVar
 
 from swift.core import headers as h
@@ -129,7 +129,7 @@ class AccountInfo:
 
     @classmethod
     def from_record(cls, record: list[Any]) -> AccountInfo:
-        """Read what `record` wrote; raises TypeError for anything else."""
+        """Read what `record` wrote."""
         return cls(*record)
 
 
@@ -209,11 +209,14 @@ class ContainerInfo:
 
     @classmethod
     def from_record(cls, record: list[Any]) -> ContainerInfo:
-        """Read what `record` wrote; raises TypeError for anything else."""
+        """Read what `record` wrote."""
         return cls(*record)
 
 
 _Info = TypeVar("_Info", AccountInfo, ContainerInfo)
+_LENGTHS: dict[type, int] = {
+    kind: len(fields(kind)) for kind in (AccountInfo, ContainerInfo)
+}
 
 
 def account_key(account: str) -> str:
@@ -350,11 +353,10 @@ def _find(
 def _decoded(value: Any, kind: type[_Info]) -> _Info | None:
     if value is None or type(value) is kind:
         return value
-    try:
+    if type(value) is list and len(value) == _LENGTHS[kind]:
         return kind.from_record(value)
-    except TypeError:
-        # Another version of this program wrote it; ask again and write our own.
-        return None
+    # Another version of this program wrote it; ask again and write our own.
+    return None
 
 
 def _keep(

@@ -13,6 +13,7 @@ that processes of both implementations find each other's tokens.
 from __future__ import annotations
 
 import json
+import ssl
 from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from typing import Any, Protocol, TypeVar
 
 from swift.core.errors import FormatError, PeerError, PeerTimeout, Unavailable
 from swift.runtime import green
+from swift.wire.channel import Channel, TlsChannel
 
 POINTS_PER_SERVER = 50
 FLAG_PICKLE = 1
@@ -46,27 +48,46 @@ class CacheUnavailable(Unavailable):
 
 
 class Stream(Protocol):
-    """One connection, as the network door gives it; a call that waits yields.
+    """One connection, as the network door gives it (wire.channel.Channel). Yields.
 
     Raises OSError when the peer is gone, and TimeoutError (an OSError) when it was
     silent for longer than the timeout.
     """
 
-    def sendall(self, data: bytes, /) -> None:
+    def send(self, data: bytes, timeout_s: float | None, /) -> None:
         """Send everything."""
 
-    def recv(self, size: int, /) -> bytes:
+    def recv(self, size: int, timeout_s: float | None, /) -> bytes:
         """Some bytes, none at the end."""
-
-    def settimeout(self, timeout_s: float | None, /) -> None:
-        """How long one call may wait."""
 
     def close(self) -> None:
         """Hang up."""
 
 
 Dialer = Callable[[str, int, float], Stream]
-"""(host, port, timeout in seconds) → a connected stream; raises OSError."""
+"""(host, port, timeout in seconds) → a connected stream; raises PeerError."""
+
+
+def tls_dialer(
+    dial: Callable[[str, int, float], Channel], context: ssl.SSLContext
+) -> Dialer:
+    """A dialer that speaks TLS over what `dial` connects."""
+
+    def dial_tls(host: str, port: int, timeout_s: float) -> Stream:
+        plain = dial(host, port, timeout_s)
+        plain.watch.close()
+        try:
+            channel = TlsChannel(
+                context.wrap_socket(
+                    plain.sock, server_hostname=host, do_handshake_on_connect=False
+                )
+            )
+            channel.handshake(timeout_s)
+        except OSError as error:
+            raise PeerError(f"{host}:{port}", f"TLS: {error}") from error
+        return channel
+
+    return dial_tls
 
 
 class Log(Protocol):
@@ -355,15 +376,16 @@ class MemcacheClient:
 class _Connection:
     """A stream with the reading that the protocol needs."""
 
-    __slots__ = ("_buffer", "_stream", "heard")
+    __slots__ = ("_buffer", "_stream", "_timeout_s", "heard")
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, timeout_s: float) -> None:
         self._stream = stream
+        self._timeout_s = timeout_s
         self._buffer = b""
         self.heard = False
 
     def send(self, data: bytes) -> None:
-        self._stream.sendall(data)
+        self._stream.send(data, self._timeout_s)
 
     def line(self) -> bytes:
         """The next line without its end."""
@@ -394,7 +416,7 @@ class _Connection:
         return not self._buffer
 
     def _more(self) -> None:
-        data = self._stream.recv(65536)
+        data = self._stream.recv(65536, self._timeout_s)
         if not data:
             raise ConnectionResetError("closed by the server")
         self.heard = True
@@ -459,15 +481,8 @@ class _Pool:
             self._idle.pop().close()
 
     def _connect(self) -> _Connection:
-        timeout_s = self._options.connect_timeout_s
-        try:
-            stream = self._dial(self._host, self._port, timeout_s)
-        except TimeoutError as error:
-            raise PeerTimeout(self.server, "no connection in time") from error
-        except OSError as error:
-            raise PeerError(self.server, str(error)) from error
-        stream.settimeout(self._options.io_timeout_s)
-        return _Connection(stream)
+        stream = self._dial(self._host, self._port, self._options.connect_timeout_s)
+        return _Connection(stream, self._options.io_timeout_s)
 
     def _exchange_on(
         self,
