@@ -41,6 +41,8 @@ _MEDIA_RANGE = re.compile(r"\s*([\w.+*-]+)/([\w.+*-]+)\s*(;.*)?\Z", re.ASCII)
 _QUALITY = re.compile(r";\s*q\s*=\s*([^;\s]*)", re.IGNORECASE)
 _XML_HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n'
 _PLAIN_TIME_LENGTH = 16
+_SWIFT_BYTES = "swift_bytes="
+_TWO = tuple(f"{number:02d}" for number in range(60))
 
 Entry = tuple[Any, ...]
 """One line of a listing, as a broker gives it.
@@ -339,36 +341,61 @@ def plain(entries: Iterable[Entry]) -> bytes:
     return "\n".join(lines).encode("utf-8", "surrogateescape")
 
 
-def objects_json(entries: Iterable[Entry]) -> bytes:
+def objects_json(entries: Sequence[Entry]) -> bytes:
     """The JSON listing of a container."""
-    lines = []
-    moments: dict[str, str] = {}
-    kinds: dict[str, tuple[str, str | None]] = {}
-    for entry in entries:
-        if len(entry) == 1:
-            lines.append(f'{{"subdir": {_quoted(entry[0])}}}')
-            continue
-        name, created_at, size, content_type, etag = entry
-        kind = kinds.get(content_type)
-        if kind is None:
-            shown, swift_bytes = split_swift_bytes(content_type or "")
-            kind = kinds[content_type] = (_quoted(shown), _digits(swift_bytes))
-        if kind[1] is not None:
-            size = kind[1]
-        if len(created_at) == _PLAIN_TIME_LENGTH and created_at[10] == ".":
-            second = created_at[:10]
-            moment = moments.get(second)
-            if moment is None:
-                moment = moments[second] = _iso_second(second)
-            moment = f"{moment}.{created_at[11:]}0"
-        else:
-            moment = _iso_of_row(created_at)
-        lines.append(
-            f'{{"bytes": {size or 0}, "hash": {_quoted(etag or "")}, '
-            f'"name": {_quoted(name)}, "content_type": {kind[0]}, '
-            f'"last_modified": "{moment}"}}'
-        )
+    if _are_usual(entries):
+        # One comprehension takes a third of the time of a loop with cases.
+        seconds, kinds = _Seconds(), _QuotedTypes()
+        lines = [
+            f'{{"bytes": {size}, "hash": {_quoted(etag)}, "name": {_quoted(name)}, '
+            f'"content_type": {kinds[kind]}, '
+            f'"last_modified": "{seconds[created_at[:10]]}.{created_at[11:]}0"}}'
+            for name, created_at, size, kind, etag in entries
+        ]
+    else:
+        lines = [json.dumps(record) for record in objects_records(entries)]
     return f"[{', '.join(lines)}]".encode("ascii")
+
+
+def _are_usual(entries: Sequence[Entry]) -> bool:
+    """True for object rows of one time each, without offset and without swift_bytes."""
+    return all(
+        len(entry) == 5
+        and len(entry[1]) == _PLAIN_TIME_LENGTH
+        and type(entry[2]) is int
+        and entry[4] is not None
+        for entry in entries
+    ) and not any(
+        kind is None or _SWIFT_BYTES in kind for kind in {entry[3] for entry in entries}
+    )
+
+
+class _QuotedTypes(dict[str, str]):
+    """Content type → its JSON text; a listing holds few different ones."""
+
+    def __missing__(self, content_type: str) -> str:
+        quoted = self[content_type] = _quoted(content_type)
+        return quoted
+
+
+class _Seconds(dict[str, str]):
+    """Ten digits of seconds since 1970 → `YYYY-MM-DDTHH:MM:SS`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._dates: dict[int, str] = {}
+
+    def __missing__(self, digits: str) -> str:
+        day, rest = divmod(int(digits), 86400)
+        date = self._dates.get(day)
+        if date is None:
+            moment = datetime.fromtimestamp(day * 86400, timezone.utc)
+            date = self._dates[day] = moment.isoformat()[:11]
+        hour, rest = divmod(rest, 3600)
+        minute, second = divmod(rest, 60)
+        text = f"{date}{_TWO[hour]}:{_TWO[minute]}:{_TWO[second]}"
+        self[digits] = text
+        return text
 
 
 def containers_json(entries: Iterable[Entry], policy_names: Mapping[int, str]) -> bytes:
@@ -516,11 +543,6 @@ def _digits(swift_bytes: str | None) -> str | None:
     if swift_bytes is None or not (swift_bytes.isascii() and swift_bytes.isdigit()):
         return None
     return str(int(swift_bytes[:20]))
-
-
-def _iso_second(digits: str) -> str:
-    """`YYYY-MM-DDTHH:MM:SS` of ten digits of seconds."""
-    return datetime.fromtimestamp(int(digits), timezone.utc).isoformat()[:19]
 
 
 def _iso_of_row(created_at: str) -> str:
