@@ -35,11 +35,10 @@ class Conditions:
     @classmethod
     def of(cls, headers: Headers) -> Conditions | None:
         """Those of a request, None when it sets none."""
-        match, none_match = headers.get(IF_MATCH), headers.get(IF_NONE_MATCH)
-        since, unmodified = (
-            headers.get(IF_MODIFIED_SINCE),
-            headers.get(IF_UNMODIFIED_SINCE),
-        )
+        get = dict.get  # the names are Title-Cased already
+        match, none_match = get(headers, IF_MATCH), get(headers, IF_NONE_MATCH)
+        since = get(headers, IF_MODIFIED_SINCE)
+        unmodified = get(headers, IF_UNMODIFIED_SINCE)
         if match is none_match is since is unmodified is None:
             return None
         return cls(match, none_match, since, unmodified)

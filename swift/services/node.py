@@ -208,12 +208,11 @@ class NodeServer:
         if not config.replication_server:
             for method in REPLICATION_METHODS:
                 self._handlers.pop(method, None)
-        self._handlers["OPTIONS"] = self._options
         self._metric_names = {
             method: (f"{method}.timing", f"{method}.errors.timing")
             for method in self._handlers
         }
-        self._allowed = ", ".join(sorted(self._handlers))
+        self._allowed = ", ".join(sorted([*self._handlers, "OPTIONS"]))
 
     def handlers(self) -> Mapping[str, Handler]:
         """Method → handler, but OPTIONS, which every server answers alike."""
@@ -231,7 +230,10 @@ class NodeServer:
         start = green.now()
         method = environ[env.REQUEST_METHOD]
         handler = self._handlers.get(method)
-        if handler is None:
+        if method == "OPTIONS":
+            # Of any path, `*` too: a probe of readiness and version.
+            response = self._options()
+        elif handler is None:
             response = Response(405)
         else:
             response = self._answer(handler, environ, method)
@@ -295,7 +297,7 @@ class NodeServer:
             environ.get(env.HTTP_X_BACKEND_REPLICATION)
         )
 
-    def _options(self, call: NodeCall) -> Response:
+    def _options(self) -> Response:
         return Response(
             200,
             {ALLOW: self._allowed, SERVER: f"{self.kind}-server/{swift.__version__}"},

@@ -72,9 +72,12 @@ from swift.runtime.logs import Logger
 from swift.runtime.metrics import Metrics
 from swift.services.node import Handler, NodeCall, NodeConfig, NodeServer
 from swift.services.object_put import (
+    NOTHING,
     Existing,
     ObjectPut,
     PutConfig,
+    Refused,
+    existing,
     replication_names,
 )
 from swift.services.updates import ObjectUpdates, UpdateSender
@@ -475,49 +478,63 @@ class ObjectServer(NodeServer):
         if isinstance(manager, Response):
             return manager
         disk = self._diskfile(manager, call, name)
-        old = Existing.of(disk, timestamp.seconds)
-        if only_at is not None:
-            if not old.timestamp:
-                return Response(404)
-            if old.timestamp >= timestamp:
-                return Response(409, {X_BACKEND_TIMESTAMP: old.timestamp.internal})
-            if old.delete_at != only_at:
-                return Response(
-                    412, body=f"{X_IF_DELETE_AT} and {X_DELETE_AT} do not match"
-                )
-            status = 204
-        elif not old.is_live:
-            status = 404
-        else:
-            status = 204 if old.timestamp < timestamp else 409
-        newest = max(old.timestamp, timestamp)
-        if old.timestamp < timestamp:
-            disk.delete(timestamp)
-            if old.delete_at is not None:
-                self._updates.clear_queue(
-                    call,
-                    name,
-                    manager.policy,
-                    delete_at=old.delete_at,
-                    timestamp=timestamp,
-                    agent=self.agent,
-                )
-            self._updates.tell_container(
+        old = existing(disk.open_cached, timestamp.seconds)
+        try:
+            if old is None:
+                old = self._look_and_delete(disk, timestamp, only_at)
+            else:
+                _admit_delete(old, timestamp, only_at)
+                disk.delete(timestamp)
+        except Refused as refused:
+            return refused.response
+        self._tell_of_delete(call, name, manager.policy, old, timestamp)
+        answer = Headers.titled(
+            [
+                (X_BACKEND_TIMESTAMP, timestamp.internal),
+                (X_BACKEND_CONTENT_TYPE, old.content_type),
+            ]
+        )
+        return Response(204 if old.is_live or only_at is not None else 404, answer)
+
+    def _look_and_delete(
+        self, disk: DiskFile, timestamp: Timestamp, only_at: int | None
+    ) -> Existing:
+        """Look and delete in one hop to the disk's thread. Yields; raises Refused."""
+        found = NOTHING
+
+        def admit() -> None:
+            nonlocal found
+            found = existing(disk.open_blocking, timestamp.seconds) or NOTHING
+            _admit_delete(found, timestamp, only_at)
+
+        disk.delete(timestamp, admit=admit)
+        return found
+
+    def _tell_of_delete(
+        self,
+        call: NodeCall,
+        name: ObjectName,
+        policy: StoragePolicy,
+        old: Existing,
+        timestamp: Timestamp,
+    ) -> None:
+        """Tell the expirer's queue and the container of a tombstone. Yields."""
+        if old.delete_at is not None:
+            self._updates.clear_queue(
                 call,
-                "DELETE",
                 name,
-                manager.policy,
-                Headers.titled([(X_TIMESTAMP, timestamp.internal)]),
-                self.agent,
+                policy,
+                delete_at=old.delete_at,
+                timestamp=timestamp,
+                agent=self.agent,
             )
-        return Response(
-            status,
-            Headers.titled(
-                [
-                    (X_BACKEND_TIMESTAMP, newest.internal),
-                    (X_BACKEND_CONTENT_TYPE, old.content_type),
-                ]
-            ),
+        self._updates.tell_container(
+            call,
+            "DELETE",
+            name,
+            policy,
+            Headers.titled([(X_TIMESTAMP, timestamp.internal)]),
+            self.agent,
         )
 
     # --- REPLICATE --------------------------------------------------------------------
@@ -550,6 +567,29 @@ class _Posted:
     metadata_is_new: bool
     content_type: str | None
     type_timestamp: Timestamp
+
+
+def _admit_delete(old: Existing, timestamp: Timestamp, only_at: int | None) -> None:
+    """Raise Refused when a DELETE must leave no tombstone.
+
+    only_at: the X-If-Delete-At, None without.
+    """
+    if only_at is not None:
+        if not old.timestamp:
+            raise Refused(Response(404))
+        if old.timestamp >= timestamp:
+            raise Refused(Response(409, {X_BACKEND_TIMESTAMP: old.timestamp.internal}))
+        if old.delete_at != only_at:
+            text = f"{X_IF_DELETE_AT} and {X_DELETE_AT} do not match"
+            raise Refused(Response(412, body=text))
+    elif old.timestamp >= timestamp:
+        answer = Headers.titled(
+            [
+                (X_BACKEND_TIMESTAMP, old.timestamp.internal),
+                (X_BACKEND_CONTENT_TYPE, old.content_type),
+            ]
+        )
+        raise Refused(Response(409 if old.is_live else 404, answer))
 
 
 class _MultiRange:

@@ -26,6 +26,7 @@ from swift.core.errors import (
     ObjectDeleted,
     ObjectMissing,
     ObjectQuarantined,
+    SwiftError,
 )
 from swift.core.headers import (
     BACKEND_UPDATE_OVERRIDE,
@@ -33,6 +34,7 @@ from swift.core.headers import (
     CONTENT_MD5,
     CONTENT_TYPE,
     ETAG,
+    EXPECT,
     IF_NONE_MATCH,
     OBJECT_META,
     OBJECT_SYSMETA,
@@ -65,10 +67,13 @@ from swift.runtime import green
 from swift.runtime.metrics import Metrics
 from swift.services.node import NodeCall
 from swift.services.updates import ObjectUpdates
-from swift.storage.object.diskfile import DiskFile
+from swift.storage.object.diskfile import DiskFile, OpenObject
 from swift.wire import environ as env
-from swift.wire.protocol import RequestBody
+from swift.wire.body import RequestBody
 from swift.wire.request import Response
+
+LOOK_LATER_MAX = 256 * 1024
+"""Bodies up to this size may be taken before the disk is asked what they replace."""
 
 FOOTERS_BYTES_MAX = 1024 * 1024
 """Bytes of the footer document; metadata limits keep it far below."""
@@ -101,29 +106,89 @@ class Existing:
     content_type: str = ""
     etag: str = ""
 
-    @classmethod
-    def of(
-        cls, disk: DiskFile, now: float, *, fragment_index: int | None = None
-    ) -> Existing:
-        """Look; expired data is told from live data by `now`. Yields."""
-        try:
-            opened = disk.open(now, open_expired=True, fragment_index=fragment_index)
-        except ObjectDeleted as error:
-            return cls(error.timestamp)
-        except (ObjectMissing, ObjectQuarantined):
-            return NOTHING
-        with opened:
-            delete_at = expiry.delete_at_of(opened.metadata)
-            return cls(
-                opened.data_timestamp,
-                delete_at is None or delete_at > now,
-                delete_at,
-                opened.metadata.get(CONTENT_TYPE, ""),
-                opened.etag,
-            )
-
 
 NOTHING = Existing(ZERO)
+
+Opening = Callable[..., OpenObject | None]
+"""`open`, `open_cached` or `open_blocking` of a DiskFile."""
+
+
+def existing(
+    opening: Opening, now: float, fragment_index: int | None = None
+) -> Existing | None:
+    """What stands there; None when `opening` cannot say. Yields if `opening` does.
+
+    Expired data is told from live data by `now`.
+    """
+    try:
+        opened = opening(now, open_expired=True, fragment_index=fragment_index)
+    except ObjectDeleted as error:
+        return Existing(error.timestamp)
+    except (ObjectMissing, ObjectQuarantined):
+        return NOTHING
+    if opened is None:
+        return None
+    with opened:
+        delete_at = expiry.delete_at_of(opened.metadata)
+        return Existing(
+            opened.data_timestamp,
+            delete_at is None or delete_at > now,
+            delete_at,
+            opened.metadata.get(CONTENT_TYPE, ""),
+            opened.etag,
+        )
+
+
+class Refused(SwiftError):
+    """What stands in an object's place forbids the write."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(f"refused with {response.status}")
+        self.response = response
+
+
+class _Place:
+    """The place of an object that is being written: what stands there, once known.
+
+    To look at a disk costs a hop to its thread. When the sender waits for a go-ahead
+    it must be looked at first; a small body that is here already can be taken in, and
+    the look made by the disk thread that commits it.
+    """
+
+    def __init__(self, disk: DiskFile, headers: Headers, timestamp: Timestamp) -> None:
+        self.old: Existing | None = None
+        self._disk = disk
+        self._timestamp = timestamp
+        self._none_match: str | None = dict.get(headers, IF_NONE_MATCH)
+        self._fragment_index = headers.integer(X_BACKEND_SSYNC_FRAG_INDEX)
+
+    def admit_if_known(self) -> None:
+        """Raise Refused if it can be told without asking the disk."""
+        self._admit(self._disk.open_cached)
+
+    def admit(self) -> None:
+        """Raise Refused, asking the disk unless that was done. Yields."""
+        if self.old is None:
+            self._admit(self._disk.open)
+
+    def admit_blocking(self) -> None:
+        """As `admit`, on a disk thread."""
+        if self.old is None:
+            self._admit(self._disk.open_blocking)
+
+    def _admit(self, opening: Opening) -> None:
+        now = self._timestamp.seconds
+        old = self.old = existing(opening, now, self._fragment_index)
+        if old is None:
+            return
+        if (
+            self._none_match is not None
+            and old.is_live
+            and tag_matches(self._none_match, old.etag)
+        ):
+            raise Refused(Response(412))
+        if old.timestamp >= self._timestamp:
+            raise Refused(Response(409, {X_BACKEND_TIMESTAMP: old.timestamp.internal}))
 
 
 def replication_names(headers: Headers) -> frozenset[str]:
@@ -173,28 +238,23 @@ class ObjectPut:
             return plan
         headers = call.headers
         disk = find()
-        old = Existing.of(
-            disk,
-            timestamp.seconds,
-            fragment_index=headers.integer(X_BACKEND_SSYNC_FRAG_INDEX),
-        )
-        if old.is_live:
-            none_match = dict.get(headers, IF_NONE_MATCH)
-            if none_match is not None and tag_matches(none_match, old.etag):
-                return Response(412)
-        if old.timestamp >= timestamp:
-            return Response(409, {X_BACKEND_TIMESTAMP: old.timestamp.internal})
+        place = _Place(disk, headers, timestamp)
         try:
+            place.admit_if_known()
+            if EXPECT in headers or plan.size is None or plan.size > LOOK_LATER_MAX:
+                place.admit()
             return self._store(
                 call,
                 name,
                 policy,
                 disk,
                 plan,
-                old=old,
+                place=place,
                 timestamp=timestamp,
                 agent=agent,
             )
+        except Refused as refused:
+            return refused.response
         except ClientTimeout:
             self._metrics.increment("PUT.timeouts")
             raise
@@ -250,7 +310,7 @@ class ObjectPut:
         disk: DiskFile,
         plan: _Plan,
         *,
-        old: Existing,
+        place: _Place,
         timestamp: Timestamp,
         agent: str,
     ) -> Response:
@@ -269,9 +329,15 @@ class ObjectPut:
                 raise ClientDisconnect(f"{size} of {plan.size} bytes came")
             footers = body.footers()
             etag = writer.etag
-            self._check_etag(call.headers, footers, etag)
+            expected = footers.get(ETAG) or dict.get(call.headers, ETAG)
+            if expected and expected.strip().strip('"').lower() != etag:
+                place.admit()  # a conflict is told before a mismatch
+                raise ChecksumMismatch(f"etag {etag} received, {expected} expected")
             metadata = self._metadata(call.headers, footers, timestamp, size, etag)
-            writer.commit(metadata, timestamp)
+            known = place.old is not None
+            writer.commit(
+                metadata, timestamp, admit=None if known else place.admit_blocking
+            )
             if plan.two_phase:
                 body.wait_for_commit()
             if policy.redundancy.two_phase and not call.headers.true(
@@ -282,6 +348,8 @@ class ObjectPut:
             self._metrics.transfer_rate(
                 f"PUT.{call.device}.timing", green.monotonic() - started, size
             )
+        old = place.old
+        assert old is not None, "the commit looked"
         if plan.delete_at != old.delete_at:
             self._requeue(
                 call,
@@ -328,12 +396,6 @@ class ObjectPut:
                 timestamp=timestamp,
                 agent=agent,
             )
-
-    def _check_etag(self, headers: Headers, footers: Headers, etag: str) -> None:
-        """Raise ChecksumMismatch when the sender expects other bytes."""
-        expected = footers.get(ETAG) or headers.get(ETAG)
-        if expected and expected.strip().strip('"').lower() != etag:
-            raise ChecksumMismatch(f"etag {etag} received, {expected} expected")
 
     def _metadata(
         self,
