@@ -20,6 +20,8 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from importlib import import_module
+from operator import itemgetter
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -69,6 +71,7 @@ _SEVERITIES = ((50, 2), (40, 3), (30, 4), (25, 5), (20, 6), (0, 7))
 _RETRY_S = 1.0
 _LINE_MAX = 60000  # a datagram that any syslog takes
 _CUT = " ... "
+_FALLBACK = ("127.0.0.1", 514)
 
 
 def log_level(text: str) -> int:
@@ -133,6 +136,7 @@ class SyslogSink:
             for level, severity in _SEVERITIES
         }
         self._socket: socket.socket | None = None
+        self._resolved: tuple[str, int] | None = None
         self._retry_at = 0.0
 
     def write(self, level: int, line: str) -> None:
@@ -159,9 +163,9 @@ class SyslogSink:
         if now < self._retry_at:
             return False
         self._retry_at = now + _RETRY_S
-        address = self.address
+        address = self._resolved or self.address
         if isinstance(address, str) and not os.path.exists(address):
-            address = ("localhost", 514)
+            address = _FALLBACK
         try:
             if isinstance(address, str):
                 made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -174,6 +178,9 @@ class SyslogSink:
             made.connect(address)
         except OSError:
             return False
+        if not isinstance(self.address, str):
+            # A name server that hangs may hold us up once, not at every loss.
+            self._resolved = (address[0], address[1])  # type: ignore[assignment]
         self._socket = made
         return True
 
@@ -438,8 +445,7 @@ def load_plugin_function(spec: str) -> Callable[..., Any]:
     dotted = spec.replace(":", ".")
     from_module, _, function = dotted.rpartition(".")
     try:
-        module = __import__(from_module, fromlist=[function])
-        hook: Callable[..., Any] = getattr(module, function)
+        hook: Callable[..., Any] = getattr(import_module(from_module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise LookupError(f"no log handler {spec!r}") from error
     return hook
@@ -547,10 +553,23 @@ _ANONYMIZABLE = frozenset(
 _TIMES = frozenset(("time", "start_time", "end_time"))
 _NUMBERS = frozenset(("trans_time", "request_time", "ttfb"))
 _STRFTIME = frozenset("aAbBcdHIjmMpSUwWxXyYZ")
+_SAFE_FIELDS = frozenset(
+    ("status_int", "wire_status_int", "bytes_recvd", "bytes_sent", "pid")
+)
+_DATETIME = "%d/%b/%Y/%H/%M/%S"
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.~:/{}\n-]+")
 _UNSAFE_OR_NEWLINE = re.compile(r"[^A-Za-z0-9_.~:/{}-]+")
 
 Getter = Callable[[Mapping[str, Any]], str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One field of a template. get: None when the value as it is will do."""
+
+    field: str
+    get: Getter | None
+    codes: str = ""  # of strftime, when the part is made once a second
 
 
 @dataclass(frozen=True)
@@ -593,29 +612,40 @@ class LineTemplate:
         self.names: set[str] = set()
         self._quoted = quoted
         literals = [""]
-        getters: list[Getter] = []
-        running: tuple[str, str] | None = None  # a time that goes on: (field, codes)
+        parts: list[_Part] = []
         for literal, name, spec, _ in string.Formatter().parse(template):
             if name is None:
                 literals[-1] += literal
                 continue
-            field, _, part = name.partition(".")
+            field, _, form = name.partition(".")
             if field not in fields:
                 raise ValueError(f"no field {name!r} in access lines")
             self.names.add(field)
-            code = _strftime_code(field, part)
-            if running and code and running[0] == field:
+            code = _strftime_code(field, form)
+            before = parts[-1] if parts else None
+            if before and before.codes and code and before.field == field:
                 # Neighbouring parts of one time become one text, made once a second.
-                codes = running[1] + literal.replace("%", "%%") + code
-                getters[-1] = _time_text(field, codes)
-                running = (field, codes)
+                codes = before.codes + literal.replace("%", "%%") + code
+                parts[-1] = _Part(field, _time_text(field, codes), codes)
                 continue
-            running = (field, code) if code else None
             literals[-1] += literal
             literals.append("")
-            getters.append(_getter(field, part, spec or "", anonymizer))
-        self._getters = getters
+            getter = _getter(field, form, spec or "", anonymizer)
+            parts.append(_Part(field, getter, code))
         self._format = "%s".join(text.replace("%", "%%") for text in literals)
+        names = [part.field for part in parts]
+        self._blank = dict.fromkeys(names)
+        # One name twice, so that there is a tuple even for a single field.
+        self._fetch = itemgetter(*names, *names[:1]) if names else _nothing
+        self._count = len(parts)
+        self._special = [
+            (index, part.get) for index, part in enumerate(parts) if part.get
+        ]
+        self._quotable = [
+            index
+            for index, part in enumerate(parts)
+            if quoted and part.field not in _SAFE_FIELDS and part.codes != _DATETIME
+        ]
 
     @classmethod
     def for_server(
@@ -647,15 +677,21 @@ class LineTemplate:
 
     def render(self, values: Mapping[str, Any]) -> str:
         """The line. Times are seconds since 1970; what is missing or blank is `-`."""
-        texts = [get(values) or "-" for get in self._getters]
+        found = self._fetch({**self._blank, **values})[: self._count]
+        texts = ["-" if v is None or v == "" else str(v) for v in found]
+        for index, get in self._special:
+            texts[index] = get(values) or "-"
         if self._quoted:
-            # One search over all values; most lines have few characters to quote.
-            joined = "\n".join(texts)
-            if joined.count("\n") == len(texts) - 1:
-                texts = _UNSAFE.sub(_percent, joined).split("\n")
-            else:
-                texts = [_UNSAFE_OR_NEWLINE.sub(_percent, text) for text in texts]
+            # One search over all values; most lines have nothing to quote.
+            joined = "\n".join([texts[index] for index in self._quotable])
+            if _UNSAFE.search(joined) or joined.count("\n") >= len(self._quotable):
+                for index in self._quotable:
+                    texts[index] = _UNSAFE_OR_NEWLINE.sub(_percent, texts[index])
         return self._format % tuple(texts)
+
+
+def _nothing(values: Mapping[str, Any]) -> tuple[Any, ...]:
+    return ()
 
 
 def _percent(match: re.Match[str]) -> str:
@@ -666,13 +702,13 @@ def _strftime_code(field: str, part: str) -> str:
     if field not in _TIMES:
         return ""
     if part == "datetime":
-        return "%d/%b/%Y/%H/%M/%S"
+        return _DATETIME
     if part == "asctime":
         return "%a %b %e %H:%M:%S %Y"
     return f"%{part}" if len(part) == 1 and part in _STRFTIME else ""
 
 
-def _getter(field: str, part: str, spec: str, anonymizer: Anonymizer) -> Getter:
+def _getter(field: str, part: str, spec: str, anonymizer: Anonymizer) -> Getter | None:
     if field in _TIMES:
         code = _strftime_code(field, part)
         return _time_text(field, code) if code else _time_number(field, part)
@@ -689,11 +725,7 @@ def _getter(field: str, part: str, spec: str, anonymizer: Anonymizer) -> Getter:
 
         return formatted
 
-    def plain(values: Mapping[str, Any]) -> str:
-        value = values.get(field)
-        return "" if value is None else str(value)
-
-    return plain
+    return None
 
 
 def _time_text(field: str, codes: str) -> Getter:

@@ -73,6 +73,7 @@ class Metrics:
     is_on = False
     """False when legacy metrics cost nothing; ask before computing their names."""
     is_labelled = False
+    sender: StatsdSender | None = None
 
     def increment(self, name: str, rate: float | None = None) -> None:
         """Count one."""
@@ -168,7 +169,7 @@ class StatsdMetrics(Metrics):
         self.is_on = config.emit_legacy
         self.is_labelled = config.label_mode != "disabled"
         self._config = config
-        self._sender = sender
+        self.sender: StatsdSender = sender
         self._labels = dict(user_labels or {})
         self._random = (rng or random.Random()).random  # noqa: S311 (sampling)
         words = [word for word in (config.prefix, tail) if word]
@@ -213,7 +214,7 @@ class StatsdMetrics(Metrics):
         if self.is_on:
             suffix = self._sampled(rate)
             if suffix is not None:
-                self._sender.send(f"{self._prefix}{name}:{value}{suffix}")
+                self.sender.send(f"{self._prefix}{name}:{value}{suffix}")
 
     def _labelled(
         self, name: str, labels: Labels, value: str, rate: float | None
@@ -224,7 +225,7 @@ class StatsdMetrics(Metrics):
         if suffix is not None:
             merged = {**self._labels, **labels}
             line = labelled_line(self._config.label_mode, name, merged, value, suffix)
-            self._sender.send(line)
+            self.sender.send(line)
 
     def _sampled(self, rate: float | None) -> str | None:
         """The `|@rate` to append; None when this event is not among the chosen."""

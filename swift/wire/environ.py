@@ -248,9 +248,9 @@ def sub_environ(
     headers are not, so that a condition or a range of the parent does not act twice.
     """
     new: Environ = {key: environ[key] for key in _FROM_PARENT if key in environ}
-    for key in environ:
-        if key.startswith(_FROM_PARENT_FAMILIES):
-            new[key] = environ[key]
+    new.update(
+        {key: environ[key] for key in environ if key.startswith(_FROM_PARENT_FAMILIES)}
+    )
     new[REQUEST_METHOD] = method or environ[REQUEST_METHOD]
     new[SCRIPT_NAME] = ""
     if path is None:

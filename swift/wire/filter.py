@@ -15,7 +15,7 @@ from swift.core.settings import bind, unknown_options
 from swift.runtime.cluster import Cluster
 from swift.runtime.config import DEFAULT_SWIFT_DIR
 from swift.runtime.logs import Logger, get_logger
-from swift.runtime.metrics import Metrics, get_metrics
+from swift.runtime.metrics import Metrics, StatsdSender, get_metrics
 from swift.wire.environ import Environ
 from swift.wire.request import StartResponse, WsgiApp
 
@@ -69,6 +69,7 @@ class Process:
         self.info_fetcher: Any = None
         self._cluster = cluster
         self._metrics: dict[str, Metrics] = {}
+        self._statsd: StatsdSender | None = None
 
     @property
     def cluster(self) -> Cluster:
@@ -92,7 +93,11 @@ class Process:
         """The counters whose legacy names begin with `tail`; one object a name."""
         found = self._metrics.get(tail)
         if found is None:
-            found = get_metrics(self.conf, tail, source=self.source)
+            found = get_metrics(
+                self.conf, tail, source=self.source, sender=self._statsd
+            )
+            if self._statsd is None:
+                self._statsd = found.sender
             self._metrics[tail] = found
         return found
 

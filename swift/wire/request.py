@@ -28,6 +28,7 @@ from swift.core.headers import (
     X_BACKEND_TIMESTAMP,
     X_TIMESTAMP,
     Headers,
+    title,
     true,
 )
 from swift.core.names import (
@@ -497,12 +498,19 @@ def call(app: WsgiApp, environ: Environ) -> Response:
     if captured.status is None:
         close(chunks)
         raise RuntimeError("the application did not call start_response")
-    headers = Headers()
-    for name, value in captured.headers:
-        if name in headers:
-            value = f"{headers[name]}, {value}"
-        headers[name] = value
+    pairs = captured.headers
+    headers = Headers.titled([(title(name), value) for name, value in pairs])
+    if len(headers) < len(pairs):
+        headers = _joined(pairs)
     return Response(captured.status, headers, app_iter=chunks)
+
+
+def _joined(pairs: list[tuple[str, str]]) -> Headers:
+    """Headers of which some are repeated: their values joined by commas."""
+    headers = Headers()
+    for name, value in pairs:
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
 
 
 def _started(captured: _Captured, chunks: Iterable[bytes]) -> Iterable[bytes]:

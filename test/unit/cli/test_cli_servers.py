@@ -63,7 +63,8 @@ def configured(
         f"[DEFAULT]\nswift_dir = {tmp_path}\nbind_ip = 127.0.0.1\nuser = root\n"
         f"log_address = {tmp_path}/no-log\n{defaults}\n"
         "[pipeline:main]\npipeline = the-server\n"
-        f"[app:the-server]\npaste.app_factory = {MODULE}:app_factory\nword = hi\n{app}\n"
+        f"[app:the-server]\npaste.app_factory = {MODULE}:app_factory\nword = hi\n"
+        f"{app}\n"
     )
     return str(path)
 
