@@ -315,7 +315,7 @@ class _Work:
         if not partitions:
             return
         random = self.rng.random
-        want, most, here, children = self.want, self.most, self.here, self.children
+        want, here, children = self.want, self.here, self.children
         marker, path, device_of = self.marker, self.path, self.device_of
         # One heap a domain, its neediest child on top; what ties is drawn by lot, anew
         # at each turn, so that devices do not keep meeting the same neighbours.
@@ -328,12 +328,14 @@ class _Work:
         for partition in partitions:
             empty = []
             touched = []
+            chosen: list[tuple[int, int, int, int]] = []
             for row in rows:
                 if partition < len(row):
                     device_id = row[partition]
                     if device_id == marker:
                         empty.append(row)
                     else:
+                        chosen.append(path[device_id])
                         for domain in path[device_id]:
                             here[domain] += 1
                             touched.append(domain)
@@ -350,11 +352,11 @@ class _Work:
                     else:
                         heap = heaps[domain]
                         child = heap[0][1]
-                        if here[child] < most[child]:
+                        if not here[child]:
                             want[child] -= 1
                             heapreplace(heap, (random() - want[child], child))
                         else:
-                            child = _first_with_room(heap, here, most)
+                            child = self._neediest(heap, chosen)
                             want[child] -= 1
                             heappush(heap, (random() - want[child], child))
                     here[child] += 1
@@ -362,24 +364,47 @@ class _Work:
                     domain = child
                     below = children[child]
                 want[0] -= 1
-                empty[at][partition] = device_of[domain]
+                device_id = device_of[domain]
+                chosen.append(path[device_id])
+                empty[at][partition] = device_id
             for domain in touched:
                 here[domain] = 0
 
+    def _neediest(
+        self,
+        heap: list[tuple[float, int]],
+        chosen: Sequence[tuple[int, int, int, int]],
+    ) -> int:
+        """Take the child that can use one more replica of this partition best.
 
-def _first_with_room(
-    heap: list[tuple[float, int]], here: Sequence[int], most: Sequence[int]
-) -> int:
-    """Take the neediest child that may hold one more; full ones stay in the heap."""
-    full = []
-    while True:
-        item = heappop(heap)
-        if here[item[1]] < most[item[1]]:
-            break
-        full.append(item)
-    for other in full:
-        heappush(heap, other)
-    return item[1]
+        chosen: where the partition is already. A device that has it cannot take it
+        again, so what such devices want does not count for the domains around them.
+        The full and the lesser children stay in the heap.
+        """
+        here, most, want = self.here, self.most, self.want
+        aside = []
+        best: tuple[float, int] | None = None
+        best_key = 0.0
+        while heap and (best is None or heap[0][0] < best_key):
+            item = heappop(heap)
+            key, child = item
+            if here[child]:
+                if here[child] >= most[child]:
+                    aside.append(item)
+                    continue
+                for path in chosen:
+                    if child in path:
+                        key += want[path[3]]
+            if best is None or key < best_key:
+                if best is not None:
+                    aside.append(best)
+                best, best_key = item, key
+            else:
+                aside.append(item)
+        for item in aside:
+            heappush(heap, item)
+        assert best is not None, "a domain below its most has a child below its own"
+        return best[1]
 
 
 def _columns(rows: Sequence[Sequence[int]], absent: int) -> Iterator[tuple[int, ...]]:
