@@ -98,7 +98,7 @@ def test_chunked_wins_over_a_length(client, container):
         (b"GET / HTTP/2.0\r\nHost: x\r\n\r\n", 505),
         (b"GET / HTTP/1.1\r\nHost: x\r\nX-A: b\x00c\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: x\r\nX-A : b\r\n\r\n", 400),
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
     ],
 )
 def test_heads_that_are_no_http(client, data, status):
