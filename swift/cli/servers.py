@@ -8,6 +8,7 @@ Parsing, exit codes and messages: contract cli §0. Processes and signals are
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -293,6 +294,17 @@ class DevicePorts:
         return self._read[path]
 
 
+def settled(app: WsgiApp) -> WsgiApp:
+    """The app, and all that was loaded for it kept out of the garbage collector's way.
+
+    Modules and options live as long as the process; to look through them again and
+    again would cost more than the garbage of requests.
+    """
+    gc.collect()
+    gc.freeze()
+    return app
+
+
 def _serve(command: Command, setup: Setup, app: WsgiApp) -> int:
     """Bind, become the user that serves, and run the workers; the exit code."""
     config, log = setup.config, setup.log
@@ -304,7 +316,7 @@ def _serve(command: Command, setup: Setup, app: WsgiApp) -> int:
         # The app that was built to check the configuration serves if nobody forks.
         # Anything in it that a fork would have shared is made anew in a worker.
         if serves_alone:
-            return app
+            return settled(app)
         process = Process(
             setup.process.conf,
             source=setup.process.source,
@@ -313,7 +325,7 @@ def _serve(command: Command, setup: Setup, app: WsgiApp) -> int:
             log_name=setup.process.log_name,
             console=command.verbose,
         )
-        return load_pipeline(command.conf_path, process).app
+        return settled(load_pipeline(command.conf_path, process).app)
 
     if setup.threads is not None:
         green.set_threads(setup.threads)

@@ -76,7 +76,7 @@ def raise_limits(log: Logger) -> None:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
             except (ValueError, OSError):
                 wanted = hard
-                log.warning("open files limited to %d by the system", hard)
+                log.info("open files limited to %d by the system", hard)
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
         except (ValueError, OSError) as error:
