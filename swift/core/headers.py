@@ -240,6 +240,25 @@ _INTERNAL_NAMES = frozenset(
     )
 )
 
+SENSITIVE = frozenset(
+    (
+        AUTHORIZATION,
+        "Cookie",
+        X_AUTH_KEY,
+        X_AUTH_TOKEN,
+        "X-Container-Sync-Auth",
+        X_CONTAINER_SYNC_KEY,
+        X_SERVICE_TOKEN,
+        X_STORAGE_PASS,
+        X_STORAGE_TOKEN,
+        ACCOUNT_META + "Temp-Url-Key",
+        ACCOUNT_META + "Temp-Url-Key-2",
+        CONTAINER_META + "Temp-Url-Key",
+        CONTAINER_META + "Temp-Url-Key-2",
+    )
+)
+"""What proves or grants something; logs show its beginning only."""
+
 ALLOWED_OBJECT_HEADERS = (
     CONTENT_DISPOSITION,
     CONTENT_ENCODING,

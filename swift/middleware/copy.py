@@ -432,7 +432,7 @@ def _sink_environ(
     if whole and not is_slo and h.ETAG in found.headers:
         headers[h.ETAG] = found.headers[h.ETAG]
     for name, value in asked.items():
-        if name not in _NOT_OVERLAID and not name.startswith("X-Auth-"):
+        if name not in _NOT_OVERLAID and name not in h.SENSITIVE:
             headers[name] = value
     if not whole:
         # The client's or the source's checksum is not that of the part that is written.
@@ -469,7 +469,7 @@ def _carried(found: Headers, *, fresh: bool) -> Headers:
             if is_sysmeta("object", name):
                 carried[name] = value
         elif name not in _NOT_CARRIED and not name.startswith(
-            (h.BACKEND, "Access-Control-", "X-Copied-")
+            (h.BACKEND, "Access-Control-", h.X_COPIED_FROM)
         ):
             carried[name] = value
     return carried

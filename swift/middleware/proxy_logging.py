@@ -17,7 +17,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from swift.core.errors import ClientDisconnect, ConfigError
-from swift.core.headers import X_BACKEND_STORAGE_POLICY_INDEX, title
+from swift.core.headers import (
+    CONTENT_LENGTH,
+    ETAG,
+    SENSITIVE,
+    X_BACKEND_STORAGE_POLICY_INDEX,
+    title,
+)
 from swift.core.settings import boolean, csv, natural, number, option
 from swift.runtime import green
 from swift.runtime.logs import INFO, Anonymizer, LineTemplate, Logger, get_logger
@@ -28,24 +34,7 @@ from swift.wire.filter import Filter, PipelineContext
 from swift.wire.request import StartResponse, WsgiApp, close
 
 ACCESS_PREFIX = "access_"
-_ETAG = key_of("Etag")
-_SENSITIVE_HEADERS = frozenset(
-    (
-        "Authorization",
-        "Cookie",
-        "X-Auth-Key",
-        "X-Auth-Token",
-        "X-Container-Sync-Auth",
-        "X-Container-Sync-Key",
-        "X-Service-Token",
-        "X-Storage-Pass",
-        "X-Storage-Token",
-        "X-Account-Meta-Temp-Url-Key",
-        "X-Account-Meta-Temp-Url-Key-2",
-        "X-Container-Meta-Temp-Url-Key",
-        "X-Container-Meta-Temp-Url-Key-2",
-    )
-)
+_ETAG = key_of(ETAG)
 _SENSITIVE_PARAM = re.compile(
     r"(?i)(?:^|(?<=&))(temp_url_sig|signature|x-amz-signature|x-amz-credential"
     r"|x-amz-security-token|swiftinfo_sig)=([^&]*)"
@@ -232,7 +221,7 @@ class ProxyLogging(Filter):
         for name, value in headers_of(environ).items():
             if self._only and name not in self._only:
                 continue
-            if name in _SENSITIVE_HEADERS:
+            if name in SENSITIVE:
                 value = self._obscured(value)
             lines.append(f"{name}: {value}")
         return "\n".join(lines)
@@ -386,7 +375,7 @@ class Exchange:
         for name, value in headers:
             if name == X_BACKEND_STORAGE_POLICY_INDEX:
                 self.policy_index = value
-            elif name == "Content-Length":
+            elif name == CONTENT_LENGTH:
                 self.length = value
         if exc_info is not None:
             return self._start_response(status, headers, exc_info)

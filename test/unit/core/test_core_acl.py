@@ -20,7 +20,9 @@ from swift.core.acl import (
     [
         pytest.param(" a , b:c ,, d ", "a,b:c,d", id="blanks and empty elements"),
         pytest.param(".r:*", ".r:*", id="anybody"),
-        pytest.param(".ref:a, .referer:b,.referrer:c", ".r:a,.r:b,.r:c", id="spellings"),
+        pytest.param(
+            ".ref:a, .referer:b,.referrer:c", ".r:a,.r:b,.r:c", id="spellings"
+        ),
         pytest.param(".r: *.example.com", ".r:.example.com", id="star before a domain"),
         pytest.param(".r:-evil.com", ".r:-evil.com", id="denied host"),
         pytest.param(".r: - *.evil.com", ".r:-.evil.com", id="denied domain"),

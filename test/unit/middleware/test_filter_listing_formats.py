@@ -84,7 +84,9 @@ def test_plain_is_one_name_a_line():
 
 def test_xml_of_a_container():
     body = bench_with().ask("GET", "/v1/a/c%C3%A9?format=xml").body.decode()
-    assert body.startswith('<?xml version="1.0" encoding="UTF-8"?>\n<container name="cé">')
+    assert body.startswith(
+        '<?xml version="1.0" encoding="UTF-8"?>\n<container name="cé">'
+    )
     assert "<object><name>a&amp;é</name><hash>h</hash><bytes>3</bytes>" in body
     assert '<subdir name="d/"><name>d/</name></subdir>' in body
 
@@ -136,7 +138,9 @@ def test_other_requests_are_left_alone(method, path):
 
 @pytest.mark.parametrize("path", ["/v1/a/", "/v1/a/c/"])
 def test_a_trailing_slash_makes_no_difference(path):
-    assert bench_with().ask("GET", path).headers["Content-Type"].startswith("text/plain")
+    assert (
+        bench_with().ask("GET", path).headers["Content-Type"].startswith("text/plain")
+    )
 
 
 def test_other_answers_are_left_alone():

@@ -69,7 +69,7 @@ class Auth(Bench):
         return self.ask(method, path, named).status
 
 
-# --- Giving tokens ---------------------------------------------------------------------
+# --- Giving tokens --------------------------------------------------------------------
 
 
 def test_a_user_gets_a_token_and_a_url(clock):
@@ -150,7 +150,10 @@ def test_names_in_base64_and_a_configured_url():
 
     option = f"user64_{coded('dé_f')}_{coded('u_x')}"
     auth = Auth(**{option: "pass .admin"})
-    headers = {"X-Auth-User": "dé_f:u_x".encode().decode("latin-1"), "X-Auth-Key": "pass"}
+    headers = {
+        "X-Auth-User": "dé_f:u_x".encode().decode("latin-1"),
+        "X-Auth-Key": "pass",
+    }
     response = auth.ask("GET", "/auth/v1.0", headers)
     assert response.headers["X-Storage-Url"].endswith("/v1/AUTH_d%C3%A9_f")
     token = auth.token("test2:tester2", "testing2")
@@ -177,7 +180,7 @@ def test_without_cache_and_fernet_no_token_is_given():
     assert auth.ask("GET", "/auth/v1.0", headers, **extra).status == 500
 
 
-# --- Believing tokens --------------------------------------------------------------------
+# --- Believing tokens -----------------------------------------------------------------
 
 
 def test_a_good_token_signs_the_caller_in():
@@ -190,7 +193,9 @@ def test_a_good_token_signs_the_caller_in():
     assert env.RESELLER_REQUEST not in last
 
 
-@pytest.mark.parametrize("token", ["AUTH_tkbad", "AUTH_ftkbad", "AUTH_zftk\xff", "AUTH_"])
+@pytest.mark.parametrize(
+    "token", ["AUTH_tkbad", "AUTH_ftkbad", "AUTH_zftk\xff", "AUTH_"]
+)
 def test_a_bad_token_is_refused_at_once(token):
     auth = Auth()
     assert auth.status("GET", "/v1/AUTH_test", X_Auth_Token=token) == 401
@@ -258,7 +263,7 @@ def test_a_service_token_adds_its_groups():
     assert auth.end.last["REMOTE_USER"].endswith("AUTH_test,test,test:guest")
 
 
-# --- Deciding ------------------------------------------------------------------------------
+# --- Deciding -------------------------------------------------------------------------
 
 TESTER = ("test:tester", "testing")
 GUEST = ("test:guest", "guests")
@@ -421,7 +426,7 @@ def test_neither_tokens_nor_keys_are_logged():
     assert "testing" not in logged
 
 
-# --- Configuration ---------------------------------------------------------------------------
+# --- Configuration --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

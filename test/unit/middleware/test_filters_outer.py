@@ -35,7 +35,7 @@ def raising(error: Exception):
     return answer
 
 
-# --- catch_errors ----------------------------------------------------------------------
+# --- catch_errors ---------------------------------------------------------------------
 
 
 def test_every_answer_carries_one_transaction_id_twice():
@@ -119,7 +119,7 @@ def test_a_head_has_no_body():
     assert body.closed
 
 
-# --- gatekeeper ------------------------------------------------------------------------
+# --- gatekeeper -----------------------------------------------------------------------
 
 
 def test_internal_headers_of_clients_have_no_effect():
@@ -185,7 +185,7 @@ def test_a_location_is_relative_when_a_filter_asks_for_it():
     assert bench.ask("POST", "/v1/a/c/o").headers["Location"] == "/v1/a/c/o?x=1#f"
 
 
-# --- healthcheck, crossdomain ------------------------------------------------------------
+# --- healthcheck, crossdomain ---------------------------------------------------------
 
 
 def test_healthcheck_answers_any_verb():
@@ -215,7 +215,7 @@ def test_crossdomain_wraps_the_policy():
     assert "crossdomain" in bench.process.info.features
 
 
-# --- name_check ----------------------------------------------------------------------------
+# --- name_check -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_name_check_refuses_to_start_with_a_bad_pattern():
         Bench("name_check", forbidden_regexp="(")
 
 
-# --- read_only -----------------------------------------------------------------------------
+# --- read_only ------------------------------------------------------------------------
 
 
 def with_mark(bench: Bench, marks: dict[str, str]) -> None:

@@ -120,7 +120,9 @@ def test_the_next_request_finds_the_facts_in_the_cache(cache):
     [(204, 60), (404, 6), (410, 6), (503, 0)],
     ids=["there", "missing", "gone", "unavailable"],
 )
-def test_presence_absence_and_failure_are_kept_differently(clock, cache, status, kept_s):
+def test_presence_absence_and_failure_are_kept_differently(
+    clock, cache, status, kept_s
+):
     backend = Backend(status)
     assert account_info(environ_of(backend, cache), ACCOUNT).status == status
     if kept_s:

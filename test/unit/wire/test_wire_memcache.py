@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cache: against real memcached servers, a server that misbehaves, and in process."""
+"""The cache: on real memcached servers, on one that misbehaves, and in process."""
 
 from __future__ import annotations
 
