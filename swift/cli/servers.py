@@ -20,7 +20,7 @@ from swift.core.settings import auto_or, bind, option, positive_int
 from swift.runtime import green
 from swift.runtime.cluster import Cluster, RingFile, RingUnavailable
 from swift.runtime.config import ServerConfig, read_conf
-from swift.runtime.logs import Logger, bridge_stdlib, get_logger
+from swift.runtime.logs import NULL_LOG, Logger, bridge_stdlib, get_logger
 from swift.runtime.process import (
     Notifier,
     capture_streams,
@@ -158,8 +158,10 @@ def _main(
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
+    log = NULL_LOG
     try:
         setup = load_setup(program, command, section, has_device_ports)
+        log = setup.log
         # Built here once, so that what is wrong is said before anything runs, and so
         # that the workers share the memory of all modules.
         app = load_pipeline(command.conf_path, setup.process).app
@@ -168,6 +170,8 @@ def _main(
         return _serve(command, setup, app)
     except SwiftError as error:
         print(error)
+        # Nobody sees what a server prints that systemd or a reload has started.
+        log.critical("cannot start: %s", error)
         return 1
     except KeyboardInterrupt:
         return 0
