@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One storage node in this process: three servers on loopback, one device, real disks."""
+"""One storage node in this process: three servers on loopback, and a real disk."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Node:
         return f"{LOCALHOST}:{self.ports[kind]}"
 
     def ask(self, kind, method, path, headers=None, body=b""):
-        """(status, headers, body) of one request; `path` comes after device and part."""
+        """(status, headers, body); a path without slash is in partition 7."""
         target = f"/{DEVICE}/7/{path}" if not path.startswith("/") else path
         sent = dict(headers or {})
         if method in ("PUT", "POST") and "Transfer-Encoding" not in sent:
