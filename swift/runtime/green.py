@@ -153,6 +153,11 @@ class _Parking:
 class _Hub(epolls.Hub):  # type: ignore[misc]
     """eventlet's epoll hub with a ready queue and lasting, edge-triggered watches."""
 
+    @staticmethod
+    def is_available() -> bool:
+        """True; eventlet asks."""
+        return True
+
     def __init__(self, clock: Any = None) -> None:
         super().__init__(clock or _monotonic)
         self.ready: deque[Callable[[], object]] = deque()
@@ -609,24 +614,16 @@ class Thread(greenlet):  # type: ignore[misc]
             self._error = GreenletExit()
             self._finish()
             return
-        hub = _hub()
         current = getcurrent()
         if current is self:
             raise GreenletExit
-        if current is hub.greenlet:
-            self.throw(GreenletExit)
-            return
-        parking = _Parking()
-        parking.wake()
-        hub.ready.append(self._throw_kill)
-        _park(parking)
-        if not self._ended:
+        if current is not _hub().greenlet:
+            # The victim runs at once; when it waits or ends, the hub brings us back.
+            _Parking().wake()
+        self.throw(GreenletExit)
+        if not self._ended and current is not _hub().greenlet:
             with suppress(TimeoutError, Exception):
                 self.wait(1.0)
-
-    def _throw_kill(self) -> None:
-        if not self._ended:
-            self.throw(GreenletExit)
 
 
 def _nothing() -> None:

@@ -295,7 +295,8 @@ class ServerConnection:
                 self._read_proxy_line()
             while self._serve_one():
                 pass
-            linger = self._body is not None and not self._body.finished
+            body = self._body
+            linger = body is not None and (body.broken or not body.finished)
         except _Refused as refused:
             answer = _refusal(refused, serving.limits.trans_id_suffix)
             linger = self._try_send(answer)
@@ -404,17 +405,18 @@ class ServerConnection:
             end = data.find(HEAD_END)
             if end >= 0:
                 return data, end
-            if data and _is_simple_request(data):
-                return data.replace(CRLF, HEAD_END, 1), data.find(CRLF)
-            self._check_partial_head(data)
+            first = data.find(CRLF)
+            self._check_partial_head(data, first)
+            if first >= 0 and _request_line(data[:first])[2] == "HTTP/0.9":
+                return data.replace(CRLF, HEAD_END, 1), first
             more = self.channel.recv(RECV_BYTES, deadline - green.monotonic())
             if not more:
                 return data, -1
             data += more
 
-    def _check_partial_head(self, data: bytes) -> None:
+    def _check_partial_head(self, data: bytes, first: int) -> None:
+        """Refuse what no further byte can make good; first: the end of line one."""
         limits = self._serving.limits
-        first = data.find(CRLF)
         if first < 0:
             if b"\n" in data:
                 raise _bad_request("Bad line end")
@@ -453,14 +455,7 @@ class ServerConnection:
         first = head.find(CRLF)
         if len(head) >= min(limits.max_request_line, limits.max_header_size):
             self._check_lines(head, first)
-        try:
-            method, target, protocol = split_request_line(head[:first].decode("latin1"))
-        except UnsupportedVersion as error:
-            raise _Refused(
-                "505 HTTP Version Not Supported", "HTTP/1.1 is spoken here.", bare=False
-            ) from error
-        except BadFraming as error:
-            raise _bad_request("Bad request syntax") from error
+        method, target, protocol = _request_line(head[:first])
         if head.count(b"\n") - 2 > limits.max_header_count:
             raise _Refused(
                 "431 Request Header Fields Too Large", "Too many headers", bare=False
@@ -708,7 +703,7 @@ class ServerConnection:
                 self._keep = False
         lines.append(date_line())
         body = self._body
-        if body is not None and not body.finished:
+        if body is not None and (body.broken or not body.finished):
             self._keep = self._keep and self._keep_with_unread(body, whole=whole)
         if not self._keep or self._serving.stopping:
             self._keep = False
@@ -725,7 +720,7 @@ class ServerConnection:
         A GET or HEAD may declare a length and send nothing (backend contract §1), so
         only what has arrived counts there.
         """
-        if body.expects_continue:
+        if body.expects_continue or body.broken:
             return False
         if not whole or body.absorb():
             return True  # if not whole, the app may still be reading
@@ -851,10 +846,16 @@ class _ClientGone(ConnectionError):
     """The client does not take the answer."""
 
 
-def _is_simple_request(data: bytes) -> bool:
-    """True for a whole `GET /path` line without a version (HTTP/0.9)."""
-    end = data.find(CRLF)
-    return end > 0 and data[:end].count(b" ") == 1 and data.startswith(b"GET ")
+def _request_line(line: bytes) -> tuple[str, str, str]:
+    """(method, target, protocol); raises _Refused."""
+    try:
+        return split_request_line(line.decode("latin-1"))
+    except UnsupportedVersion as error:
+        raise _Refused(
+            "505 HTTP Version Not Supported", "HTTP/1.1 is spoken here.", bare=False
+        ) from error
+    except BadFraming as error:
+        raise _bad_request("Bad request syntax") from error
 
 
 __all__ = [
