@@ -139,7 +139,7 @@ def settle_delete_at(headers: Headers, now: float) -> Refusal | None:
         if after <= 0:
             return Refusal(400, "X-Delete-After in past")
         headers[X_DELETE_AT] = normal_delete_at(now + after)
-    if headers.get(X_DELETE_AT):
+    if X_DELETE_AT in headers:
         at = _whole(headers[X_DELETE_AT])
         if at is None:
             return Refusal(400, "Non-integer X-Delete-At")

@@ -259,8 +259,9 @@ def read_container(exchange: Exchange) -> Response:
     bad = _bad_listing(exchange, proxy.cluster.limits.container_listing_limit)
     if bad is not None:
         return bad
-    if not exchange.account_exists(name.account):
-        return exchange.denial() or Response(404)
+    status = exchange.account_status(name.account)
+    if status != 200:
+        return exchange.denial() or Response(status)
     ring = proxy.cluster.container_ring()
     query = exchange.environ.get(env.QUERY_STRING, "")
     if exchange.method == "GET":
@@ -463,8 +464,9 @@ def _write_container(
 ) -> Response:
     name = exchange.name
     assert isinstance(name, ContainerName), "routed by name"
-    if not exchange.account_exists(name.account):
-        return Response(404)
+    status = exchange.account_status(name.account)
+    if status != 200:
+        return Response(status)
     answer = write_database(
         exchange,
         exchange.proxy.cluster.container_ring(),

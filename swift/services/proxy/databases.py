@@ -150,8 +150,9 @@ def fetch_info(
     exchange = Exchange(proxy, environ, name, now=now, timestamp=Timestamp.at(now))
     extra = [(h.X_BACKEND_ALLOW_RESERVED_NAMES, "true")]
     if isinstance(name, ContainerName):
-        if not exchange.account_exists(name.account):
-            return Read(404)
+        status = exchange.account_status(name.account)
+        if status != 200:
+            return Read(status)
         ring = proxy.cluster.container_ring()
         return read_database(exchange, ring, name, method="HEAD", extra=extra)
     ring = proxy.cluster.account_ring()

@@ -84,7 +84,9 @@ class Proxy:
             limiter=self.backends.limiter,
             rng=self.rng,
             now=green.now,
-            on_handoff=self.handoff_counter(resource, len(ring.primaries(partition))),
+            on_handoff=self.handoff_counter(
+                resource, len(ring.primaries(partition)), log=False
+            ),
         )
 
     def write_candidates(
@@ -107,15 +109,20 @@ class Proxy:
             on_handoff=self.handoff_counter(resource, len(primaries)),
         )
 
-    def handoff_counter(self, resource: str, primaries: int) -> Callable[[int], None]:
-        """What to do as handoffs come into use: count, and log the first."""
+    def handoff_counter(
+        self, resource: str, primaries: int, *, log: bool = True
+    ) -> Callable[[int], None] | None:
+        """What to do as handoffs come into use: count them, and log the first.
+
+        log: False for reads, which look at handoffs whenever something is missing.
+        """
+        if not self.config.log_handoffs or not (log or self.metrics.is_on):
+            return None
 
         def count(used: int) -> None:
-            if not self.config.log_handoffs:
-                return
             self.metrics.increment(f"{resource}.handoff_count")
-            if used == 1:
-                self.log.warning("a %s request goes to handoffs", resource)
+            if log and used == 1:
+                self.log.warning("%s: handoffs are used for a write", resource)
             if used == primaries:
                 self.metrics.increment(f"{resource}.handoff_all_count")
 
@@ -203,12 +210,17 @@ class Exchange:
         """What is known of an account. Yields."""
         return account_info(self.environ, AccountName(account))
 
-    def account_exists(self, account: str) -> bool:
-        """True when the account is there, or is one of the cluster's own. Yields."""
+    def account_status(self, account: str) -> int:
+        """200 when the account is there or is one of the cluster's own, 404 when it is
+        not, 503 when that could not be found out. Yields.
+        """
         prefix = self.proxy.cluster.limits.auto_create_account_prefix
         if prefix and account.startswith(prefix):
-            return True
-        return self.account_info(account).exists
+            return 200
+        info = self.account_info(account)
+        if info.exists:
+            return 200
+        return 404 if info.status in (404, 410) else 503
 
     def container_info(self, account: str, container: str) -> ContainerInfo:
         """What is known of a container. Yields."""

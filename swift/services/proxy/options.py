@@ -181,8 +181,7 @@ class ProxyConfig:
         None,
         name="recoverable_node_timeout",
         parse=_optional_seconds,
-        doc="The same for GETs, where another node can be asked; node_timeout if
-        unset.",
+        doc="The same for GETs, where another node can be asked instead.",
     )
     conn_timeout_s: float = option(
         0.5, name="conn_timeout", parse=seconds, doc="Seconds for a node to accept."

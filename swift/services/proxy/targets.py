@@ -47,7 +47,7 @@ class Target:
 def container_target(
     exchange: Exchange, name: ObjectName, info: ContainerInfo
 ) -> Target:
-    """The databases that keep the object's row: the container's or a shard's. Yields."""
+    """The databases that keep the object's row, perhaps of a shard. Yields."""
     proxy = exchange.proxy
     ring = proxy.cluster.container_ring()
     container = name.container_name
