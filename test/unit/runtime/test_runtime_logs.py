@@ -7,6 +7,8 @@ import socket
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from swift.core.errors import ConfigError
 from swift.runtime import green
@@ -15,6 +17,7 @@ from swift.runtime.logs import (
     ERROR,
     INFO,
     NOTICE,
+    PROXY_FIELDS,
     Anonymizer,
     LineTemplate,
     ListSink,
@@ -282,6 +285,20 @@ def test_the_proxy_line_is_quoted_and_blank_is_a_dash() -> None:
         "a%20b%0Ac - - 0 - - - 1.0000 - - 1795334173.775939941 1795334174.775939941 "
         "- -"
     )
+
+
+@given(
+    values=st.dictionaries(
+        st.sampled_from(sorted(PROXY_FIELDS - {"start_time", "end_time"})),
+        st.one_of(st.none(), st.integers(), st.text()),
+    )
+)
+def test_no_value_can_forge_a_field_or_a_line(values: dict[str, object]) -> None:
+    line = LineTemplate.for_proxy().render({"end_time": END, **values})
+
+    assert line.isascii()
+    assert len(line.split(" ")) == 22
+    assert "\n" not in line
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,11 @@
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from swift.core import errors
 from swift.core.headers import Headers
@@ -106,6 +109,17 @@ def test_a_timestamp_is_read() -> None:
 )
 def test_queries_are_read_as_forms(query: str, expected: dict[str, bytes]) -> None:
     assert parse_query(query) == expected
+
+
+@given(st.text(st.sampled_from("ab=&+%4é0;/"), max_size=30))
+def test_queries_are_read_as_the_standard_library_reads_them(text: str) -> None:
+    query = text.encode().decode("latin-1")
+
+    expected = parse_qsl(
+        query, keep_blank_values=True, encoding="latin-1", errors="strict"
+    )
+
+    assert parse_query(query) == {k: v.encode("latin-1") for k, v in expected}
 
 
 def test_a_parameter_that_is_no_utf8_is_named() -> None:
