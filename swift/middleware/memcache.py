@@ -2,8 +2,10 @@
 """Gives the filters to its right the cache that the workers share.
 
 With servers configured, that is memcached; without, the process keeps its own, so that
-one machine needs no memcached. When nothing is said at all, a memcached on the usual
-port of this machine is taken if one answers, as operators of such machines expect.
+one machine needs no memcached. Then several workers keep no facts of accounts and
+containers: one would not hear of a change made through another. When nothing is said at
+all, a memcached on the usual port of this machine is taken if one answers, as operators
+of such machines expect.
 
 Contract: middleware 20.
 """
@@ -16,8 +18,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from swift.core.errors import ConfigError, PeerError
-from swift.core.settings import boolean, csv, natural, option, positive_int, seconds
-from swift.runtime.config import read_sections
+from swift.core.settings import (
+    bind,
+    boolean,
+    csv,
+    natural,
+    option,
+    positive_int,
+    seconds,
+)
+from swift.runtime.config import ServerConfig, read_sections
 from swift.wire.client import open_channel
 from swift.wire.environ import CACHE, INFO_FETCHER, Environ
 from swift.wire.filter import Filter, PipelineContext
@@ -110,17 +120,28 @@ class MemcacheFilter(Filter):
     ) -> None:
         super().__init__(app, config, context)
         self._process = context.process
-        self.cache = self._make_cache()
+        self._cache: MemcacheClient | LocalCache | None = None
 
     def __call__(
         self, environ: Environ, start_response: StartResponse
     ) -> Iterable[bytes]:
         """Put the cache into the environ and call on. Yields."""
-        environ[CACHE] = self.cache
+        environ[CACHE] = self._cache or self._first_cache()
         fetcher = self._process.info_fetcher
         if fetcher is not None:
             environ[INFO_FETCHER] = fetcher
         return self.app(environ, start_response)
+
+    def _first_cache(self) -> MemcacheClient | LocalCache:
+        """The cache, made by the first request. Yields.
+
+        Not earlier: what is made before the workers are forked cannot hold connections.
+        """
+        made = self._make_cache()
+        # Making it may have let another first request by.
+        if self._cache is None:
+            self._cache = made
+        return self._cache
 
     def _make_cache(self) -> MemcacheClient | LocalCache:
         config = self.config
@@ -128,8 +149,14 @@ class MemcacheFilter(Filter):
         if names is None:
             names = (DEFAULT_SERVER,) if _answers(DEFAULT_SERVER) else ()
         if not names:
+            workers = bind(
+                ServerConfig,
+                self.context,
+                source=self.context.source,
+                section="DEFAULT",
+            ).workers
             self.log.info("cache: within this process only, no memcached")
-            return LocalCache()
+            return LocalCache(keeps_facts=workers in (0, 1))
         self.log.info("cache: memcached on %s", ", ".join(names))
         return MemcacheClient(
             names,

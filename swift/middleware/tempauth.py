@@ -307,6 +307,8 @@ class Tempauth(Filter):
         path = environ[env.PATH_INFO]
         if path.startswith(self.config.auth_prefix):
             return self._answer_auth(environ)(environ, start_response)
+        if path.count("/") == 2 or path.endswith("/"):
+            start_response = _showing_account_acl(environ, start_response)
         token = environ.get(env.HTTP_X_AUTH_TOKEN) or environ.get(
             env.HTTP_X_STORAGE_TOKEN
         )
@@ -649,6 +651,25 @@ class Tempauth(Filter):
         if len(parts) > 2 and parts[2] and parts[2] not in ("v1.0", "auth"):
             realm = parts[2]
         return _unauthorized(realm)
+
+
+def _showing_account_acl(
+    environ: Environ, start_response: StartResponse
+) -> StartResponse:
+    """A start_response that shows an account's list to its owners."""
+
+    def begin(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        if environ.get(env.OWNER):
+            headers = headers + [
+                (h.X_ACCOUNT_ACCESS_CONTROL, value)
+                for name, value in headers
+                if name == h.ACCOUNT_ACCESS_CONTROL_SYSMETA and value
+            ]
+        if exc_info is not None:
+            return start_response(status, headers, exc_info)
+        return start_response(status, headers)
+
+    return begin
 
 
 def cleaned(name: str, value: str) -> str:

@@ -49,9 +49,11 @@ class Cache(Protocol):
     """What stands in environ[CACHE]; wire.memcache has both kinds.
 
     keeps_objects: values are kept as they are, so that no record needs to be made.
+    keeps_facts: whoever changes an account or container reaches this cache.
     """
 
     keeps_objects: bool
+    keeps_facts: bool
 
     def get(self, key: str) -> Any:
         """The value, None when absent."""
@@ -327,7 +329,7 @@ def _find(
     cache: Cache | None = environ.get(CACHE)
     fetcher: InfoFetcher = environ[INFO_FETCHER]
     outcome = "disabled"
-    if cache is not None and ttl_s > 0:
+    if cache is not None and cache.keeps_facts and ttl_s > 0:
         outcome = "skip"
         if skips is None or not skips():
             outcome = "miss"
@@ -364,7 +366,7 @@ def _keep(
 ) -> None:
     _own(environ)[key] = info
     cache: Cache | None = environ.get(CACHE)
-    if cache is None or ttl_s <= 0:
+    if cache is None or not cache.keeps_facts or ttl_s <= 0:
         return
     if info.status in (404, 410):
         ttl_s *= NEGATIVE_SHARE

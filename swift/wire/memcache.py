@@ -177,6 +177,7 @@ class MemcacheClient:
     """
 
     keeps_objects = False
+    keeps_facts = True
 
     def __init__(
         self,
@@ -507,15 +508,19 @@ class _Pool:
 
 
 class LocalCache:
-    """The same methods within this process: for one worker, or one machine at rest.
+    """The same methods within this process, for a machine without memcached.
 
-    Values are kept as they are and must not be changed by those who set or get them. At
-    most `entries_max` are kept; the oldest go first.
+    keeps_facts: False when other workers change what is cached here. Values are kept as
+    they are and must not be changed by those who set or get them. At most `entries_max`
+    are kept; the oldest go first.
     """
 
     keeps_objects = True
 
-    def __init__(self, entries_max: int = LOCAL_ENTRIES_MAX) -> None:
+    def __init__(
+        self, entries_max: int = LOCAL_ENTRIES_MAX, *, keeps_facts: bool = True
+    ) -> None:
+        self.keeps_facts = keeps_facts
         self._entries_max = entries_max
         self._entries: dict[str, tuple[float, Any]] = {}
 

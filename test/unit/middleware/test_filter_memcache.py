@@ -31,6 +31,14 @@ def test_no_servers_keep_everything_in_the_process():
     assert isinstance(cache_of(Bench("memcache", memcache_servers="")), LocalCache)
 
 
+@pytest.mark.parametrize(
+    ("workers", "kept"), [("0", True), ("1", True), ("2", False), ("auto", False)]
+)
+def test_several_workers_without_memcached_keep_no_facts(workers, kept):
+    bench = Bench("memcache", conf={"workers": workers}, memcache_servers="")
+    assert cache_of(bench).keeps_facts is kept
+
+
 @pytest.mark.parametrize("listens", [True, False], ids=["answers", "does not"])
 def test_when_nothing_is_said_the_usual_server_is_taken_if_it_answers(
     monkeypatch, listens

@@ -363,6 +363,17 @@ def test_an_account_list_is_checked_and_kept_as_sysmeta(value, status, stored):
     assert auth.end.last.get(key) == stored
 
 
+@pytest.mark.parametrize(("who", "shown"), [(TESTER, "{}"), (READER, None)])
+def test_owners_see_the_account_list(who, shown):
+    auth = Auth()
+    auth.end.answers["*"] = lambda environ: found(
+        status=204, X_Account_Sysmeta_Core_Access_Control="{}"
+    )
+    headers = {"X-Auth-Token": auth.token(*who)}
+    response = auth.ask("HEAD", "/v1/AUTH_test", headers)
+    assert response.headers.get("X-Account-Access-Control") == shown
+
+
 @pytest.mark.parametrize(
     ("key", "timestamp", "status"), [("k", "1", 200), ("x", "1", 401), ("k", None, 401)]
 )

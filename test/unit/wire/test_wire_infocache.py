@@ -164,6 +164,13 @@ def test_a_foreign_value_in_the_cache_is_asked_for_again(garbage):
     assert backend.asked == [CONTAINER]
 
 
+def test_a_cache_that_others_cannot_clear_keeps_no_facts():
+    backend, cache = Backend(), LocalCache(keeps_facts=False)
+    for _ in range(2):
+        container_info(environ_of(backend, cache), CONTAINER)
+    assert len(backend.asked) == 2
+
+
 def test_no_caching_when_the_time_is_zero(cache):
     backend = Backend()
     for _ in range(2):
