@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from swift import __version__
+import swift
 from swift.cli import ring_files, ring_tables
 from swift.cli.ring_arguments import (
     EXIT_ERROR,
@@ -154,7 +154,7 @@ def _help_of(command: Command) -> str:
 
 
 def _overview() -> str:
-    lines = [f"swift-ring-builder {__version__}", ""]
+    lines = [f"swift-ring-builder {swift.__version__}", ""]
     for name, command in _COMMANDS.items():
         if name:
             lines += [f"swift-ring-builder <builder_file> {_help_of(command)}", ""]
@@ -570,6 +570,7 @@ def rebalance(session: Session) -> int:
     old_balance, old_dispersion = builder.balance(), builder.dispersion
     never_balanced = builder.rows is None
     devices_changed = builder.devices_changed
+    left = builder.min_part_seconds_left(green.now())
     try:
         rng = random.Random(seed)  # noqa: S311 (lots are drawn, no secrets made)
         result = builder.rebalance(now=green.now(), rng=rng)
@@ -581,7 +582,6 @@ def rebalance(session: Session) -> int:
         _print_debug(builder)
     if not (result.moved or result.removed or options.force):
         print("No partitions could be reassigned.")
-        left = builder.min_part_seconds_left(green.now())
         if left:
             print(
                 "The time between rebalances must be at least min_part_hours: "
