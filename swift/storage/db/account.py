@@ -8,7 +8,6 @@ Format: doc/source/formats/databases.md (databases contract 3). Golden: test/int
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -24,7 +23,6 @@ from swift.storage.db.broker import (
     Metadata,
     counts_deleted,
     parse_metadata,
-    run_script,
     sequence_of,
     span_condition,
 )
@@ -32,6 +30,7 @@ from swift.storage.db.connection import (
     LOCK_TIMEOUT_S,
     DatabaseConnection,
     Databases,
+    run_script,
 )
 
 _ROW_TRIGGERS = """
@@ -225,7 +224,7 @@ class AccountBroker(Broker[ContainerRow]):
         created_at = self._now().internal
         database_id = self._new_id()
 
-        def initialise(connection: sqlite3.Connection) -> None:
+        def initialise(connection: DatabaseConnection) -> None:
             run_script(connection, _SCHEMA)
             connection.execute(
                 "INSERT INTO account_stat (account, created_at, id, put_timestamp, "

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import sqlite3
 from abc import ABC, abstractmethod
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -519,6 +518,14 @@ class Broker(ABC, Generic[_Row]):
         with self._reading() as (connection, _):
             return _sequence(connection, self.row_table)
 
+    def last_row(self) -> int:
+        """The highest ROWID there is, or -1."""
+        with self._reading() as (connection, _):
+            row = connection.execute(
+                f"SELECT MAX(ROWID) FROM {self.row_table}"
+            ).fetchone()
+        return -1 if row[0] is None else int(row[0])
+
     def rows_since(self, start: int, count: int) -> list[dict[str, Any]]:
         """Up to `count` rows with ROWID > start, as the dicts of a merge_items call."""
         with self._reading() as (connection, layout):
@@ -540,20 +547,19 @@ def reidentify(
     connection: DatabaseConnection,
     *,
     stat_table: str,
-    row_table: str,
     new_id: str,
     remote_id: str,
+    remote_point: int,
 ) -> None:
     """Give a copied database an id of its own; a transaction is open.
 
-    remote_id: of the database it was copied from, whose rows it has up to its last.
+    remote_id: of the database it was copied from; remote_point: the last ROWID that
+    came with the copy.
     """
     connection.execute(f"UPDATE {stat_table} SET id = ?", (new_id,))
-    row = connection.execute(f"SELECT MAX(ROWID) FROM {row_table}").fetchone()
-    point = -1 if row is None or row[0] is None else int(row[0])
     connection.execute(
         "INSERT OR REPLACE INTO incoming_sync (remote_id, sync_point) VALUES (?, ?)",
-        (remote_id, point),
+        (remote_id, remote_point),
     )
 
 
@@ -604,25 +610,12 @@ def span_condition(span: Span) -> tuple[str, str, tuple[str, ...]]:
     return condition, " DESC" if span.reverse else "", tuple(arguments)
 
 
-def run_script(connection: sqlite3.Connection, script: str) -> None:
-    """Run several statements inside the open transaction.
-
-    sqlite3's executescript would commit first, and a half-made schema must not be seen.
-    """
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            connection.execute(statement)
-            statement = ""
-
-
-def sequence_of(connection: sqlite3.Connection, table: str) -> int:
+def sequence_of(connection: DatabaseConnection, table: str) -> int:
     """The highest ROWID a table ever had, or -1."""
     return _sequence(connection, table)
 
 
-def _sequence(connection: sqlite3.Connection, table: str) -> int:
+def _sequence(connection: DatabaseConnection, table: str) -> int:
     row = connection.execute(
         "SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)
     ).fetchone()
@@ -630,7 +623,7 @@ def _sequence(connection: sqlite3.Connection, table: str) -> int:
 
 
 def _set_sync_point(
-    connection: sqlite3.Connection, table: str, remote_id: str, point: int
+    connection: DatabaseConnection, table: str, remote_id: str, point: int
 ) -> None:
     done = connection.execute(
         f"UPDATE {table} SET sync_point = MAX(?, sync_point) WHERE remote_id = ?",
@@ -643,7 +636,7 @@ def _set_sync_point(
         )
 
 
-def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
+def _columns(connection: DatabaseConnection, table: str) -> set[str]:
     return {
         row[0]
         for row in connection.execute("SELECT name FROM pragma_table_info(?)", (table,))

@@ -328,7 +328,7 @@ class Databases:
     def create(
         self,
         path: str,
-        initialise: Callable[[sqlite3.Connection], None],
+        initialise: Callable[[DatabaseConnection], None],
     ) -> None:
         """Make a database file whole or not at all; raises DatabaseExists.
 
@@ -338,7 +338,9 @@ class Databases:
         temporary = f"{directory}/{uuid4().hex}.tmp"
         try:
             made = _make_directories(directory)
-            connection = sqlite3.connect(temporary, isolation_level=None)
+            connection = sqlite3.connect(
+                temporary, isolation_level=None, factory=DatabaseConnection
+            )
             try:
                 connection.create_function("chexor", 3, chexor)
                 connection.execute("PRAGMA synchronous = OFF")
@@ -590,3 +592,16 @@ def _sync(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def run_script(connection: DatabaseConnection, script: str) -> None:
+    """Run several statements inside the open transaction.
+
+    sqlite3's executescript would commit first, and a half-made schema must not be seen.
+    """
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            connection.execute(statement)
+            statement = ""

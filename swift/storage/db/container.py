@@ -12,7 +12,6 @@ test/interop.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -29,13 +28,11 @@ from swift.core.rows import (
 from swift.core.shards import ShardQuery, ShardRange, chosen_ranges, usage
 from swift.core.timestamp import Timestamp
 from swift.storage.db.broker import (
-    SYNC_SCHEMA,
     Broker,
     Layout,
     Metadata,
     counts_deleted,
     parse_metadata,
-    run_script,
     sequence_of,
     span_condition,
 )
@@ -44,13 +41,19 @@ from swift.storage.db.connection import (
     DatabaseConnection,
     Databases,
     Files,
+    run_script,
+)
+from swift.storage.db.container_schema import (
+    INFO_NAMES,
+    ROW_COLUMNS,
+    SCHEMA,
+    STAT_COLUMNS,
+    migrate,
 )
 from swift.storage.db.shards import (
-    SHARD_SCHEMA,
     SHARDED,
     SHARDING,
     UNSHARDED,
-    add_missing,
     has_updating_range,
     merge_ranges,
     read_ranges,
@@ -63,126 +66,6 @@ SHARD_QUOTED_ROOT = "x-container-sysmeta-shard-quoted-root"
 SHARD_ROOT = "x-container-sysmeta-shard-root"
 SHARDING_FLAG = "x-container-sysmeta-sharding"
 SYNC_TO = "x-container-sync-to"
-
-_INFO_COLUMNS = (
-    ("account", "''"),
-    ("container", "''"),
-    ("created_at", "'0'"),
-    ("put_timestamp", "'0'"),
-    ("delete_timestamp", "'0'"),
-    ("reported_put_timestamp", "'0'"),
-    ("reported_delete_timestamp", "'0'"),
-    ("reported_object_count", "0"),
-    ("reported_bytes_used", "0"),
-    ("hash", "''"),
-    ("id", "''"),
-    ("status", "''"),
-    ("status_changed_at", "'0'"),
-    ("metadata", "''"),
-    ("x_container_sync_point1", "-1"),
-    ("x_container_sync_point2", "-1"),
-    ("reconciler_sync_point", "-1"),
-    ("storage_policy_index", "0"),
-)
-_STAT_COLUMNS = (*_INFO_COLUMNS, ("object_count", "0"), ("bytes_used", "0"))
-_INFO_NAMES = tuple(name for name, _ in _INFO_COLUMNS)
-
-_POLICY_STAT = """
-CREATE TABLE policy_stat (
-    storage_policy_index INTEGER PRIMARY KEY,
-    object_count INTEGER DEFAULT 0,
-    bytes_used INTEGER DEFAULT 0
-);
-"""
-_POLICY_TRIGGERS = """
-CREATE TRIGGER object_insert_policy_stat AFTER INSERT ON object
-BEGIN
-    INSERT OR IGNORE INTO policy_stat
-        (storage_policy_index, object_count, bytes_used)
-        VALUES (new.storage_policy_index, 0, 0);
-    UPDATE policy_stat
-    SET object_count = object_count + (1 - new.deleted),
-        bytes_used = bytes_used + new.size
-    WHERE storage_policy_index = new.storage_policy_index;
-    UPDATE container_info SET hash = chexor(hash, new.name, new.created_at);
-END;
-CREATE TRIGGER object_delete_policy_stat AFTER DELETE ON object
-BEGIN
-    UPDATE policy_stat
-    SET object_count = object_count - (1 - old.deleted),
-        bytes_used = bytes_used - old.size
-    WHERE storage_policy_index = old.storage_policy_index;
-    UPDATE container_info SET hash = chexor(hash, old.name, old.created_at);
-END;
-"""
-_INFO = """
-CREATE TABLE container_info (
-    account TEXT,
-    container TEXT,
-    created_at TEXT,
-    put_timestamp TEXT DEFAULT '0',
-    delete_timestamp TEXT DEFAULT '0',
-    reported_put_timestamp TEXT DEFAULT '0',
-    reported_delete_timestamp TEXT DEFAULT '0',
-    reported_object_count INTEGER DEFAULT 0,
-    reported_bytes_used INTEGER DEFAULT 0,
-    hash TEXT default '00000000000000000000000000000000',
-    id TEXT,
-    status TEXT DEFAULT '',
-    status_changed_at TEXT DEFAULT '0',
-    metadata TEXT DEFAULT '',
-    x_container_sync_point1 INTEGER DEFAULT -1,
-    x_container_sync_point2 INTEGER DEFAULT -1,
-    storage_policy_index INTEGER DEFAULT 0,
-    reconciler_sync_point INTEGER DEFAULT -1
-);
-"""
-_STAT_VIEW = f"""
-CREATE VIEW container_stat AS
-SELECT {", ".join(f"i.{name} AS {name}" for name in _INFO_NAMES)},
-    coalesce(p.object_count, 0) AS object_count,
-    coalesce(p.bytes_used, 0) AS bytes_used
-FROM container_info AS i LEFT JOIN policy_stat AS p
-ON i.storage_policy_index = p.storage_policy_index;
-CREATE TRIGGER container_stat_update INSTEAD OF UPDATE ON container_stat
-BEGIN
-    UPDATE container_info SET {", ".join(f"{n} = new.{n}" for n in _INFO_NAMES)};
-END;
-"""
-_SCHEMA = (
-    SYNC_SCHEMA
-    + """
-CREATE TABLE object (
-    ROWID INTEGER PRIMARY KEY AUTOINCREMENT,
-    name TEXT,
-    created_at TEXT,
-    size INTEGER,
-    content_type TEXT,
-    etag TEXT,
-    deleted INTEGER DEFAULT 0,
-    storage_policy_index INTEGER DEFAULT 0
-);
-CREATE INDEX ix_object_deleted_name ON object (deleted, name);
-CREATE TRIGGER object_update BEFORE UPDATE ON object
-BEGIN
-    SELECT RAISE(FAIL, 'UPDATE not allowed; DELETE and INSERT');
-END;
-"""
-    + _POLICY_TRIGGERS
-    + _POLICY_STAT
-    + _INFO
-    + _STAT_VIEW
-    + SHARD_SCHEMA
-)
-_ROW_COLUMNS = (
-    ("name", "''"),
-    ("created_at", "'0'"),
-    ("size", "0"),
-    ("content_type", "''"),
-    ("etag", "''"),
-    ("deleted", "0"),
-    ("storage_policy_index", "0"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +141,7 @@ class ContainerBroker(Broker[ObjectRow]):
     stat_table: ClassVar = "container_info"
     delete_time_column: ClassVar = "created_at"
     expected: ClassVar = {
-        "container_info": frozenset(_INFO_NAMES),
+        "container_info": frozenset(INFO_NAMES),
         "container_stat": frozenset(("storage_policy_index", "object_count")),
         "object": frozenset(("storage_policy_index",)),
         "policy_stat": frozenset(("object_count",)),
@@ -280,8 +163,8 @@ class ContainerBroker(Broker[ObjectRow]):
         database_id = self._new_id()
         put = put_timestamp.internal
 
-        def initialise(connection: sqlite3.Connection) -> None:
-            run_script(connection, _SCHEMA)
+        def initialise(connection: DatabaseConnection) -> None:
+            run_script(connection, SCHEMA)
             connection.execute(
                 "INSERT INTO container_info (account, container, created_at, id, "
                 "put_timestamp, status_changed_at, storage_policy_index) "
@@ -332,7 +215,7 @@ class ContainerBroker(Broker[ObjectRow]):
     def _stat_row(
         self, connection: DatabaseConnection, layout: Layout, path: str
     ) -> tuple[Any, ...]:
-        columns = layout.select("container_stat", _STAT_COLUMNS)
+        columns = layout.select("container_stat", STAT_COLUMNS)
         row: tuple[Any, ...] | None = connection.execute(
             f"SELECT {columns} FROM container_stat"
         ).fetchone()
@@ -617,7 +500,7 @@ class ContainerBroker(Broker[ObjectRow]):
         return ObjectRow.from_pending(fields)
 
     def _row_columns(self) -> Sequence[tuple[str, str]]:
-        return _ROW_COLUMNS
+        return ROW_COLUMNS
 
     def _merge(self, connection: DatabaseConnection, rows: Sequence[ObjectRow]) -> None:
         # Rows of one batch are merged among themselves first, so that each name costs
@@ -664,35 +547,7 @@ class ContainerBroker(Broker[ObjectRow]):
         reclaim_ranges(connection, sync_age, own_name)
 
     def _migrate(self, connection: DatabaseConnection, layout: Layout) -> None:
-        columns = layout.columns
-        if "storage_policy_index" not in columns.get("object", ()):
-            connection.execute(
-                "ALTER TABLE object ADD COLUMN storage_policy_index INTEGER DEFAULT 0"
-            )
-        if "container_info" not in columns:
-            self._migrate_stat(connection, layout)
-        if "shard_range" not in columns:
-            run_script(connection, SHARD_SCHEMA)
-        else:
-            add_missing(connection, layout)
-
-    def _migrate_stat(self, connection: DatabaseConnection, layout: Layout) -> None:
-        """Turn the facts table of a database without policies into today's tables."""
-        run_script(connection, _POLICY_STAT)
-        connection.execute(
-            "INSERT INTO policy_stat (storage_policy_index, object_count, bytes_used) "
-            "SELECT 0, object_count, bytes_used FROM container_stat"
-        )
-        run_script(connection, _INFO)
-        selected = layout.select("container_stat", _INFO_COLUMNS)
-        connection.execute(
-            f"INSERT INTO container_info ({', '.join(_INFO_NAMES)}) "
-            f"SELECT {selected} FROM container_stat"
-        )
-        connection.execute("DROP TABLE container_stat")
-        for trigger in ("object_insert", "object_delete"):
-            connection.execute(f"DROP TRIGGER IF EXISTS {trigger}")
-        run_script(connection, _POLICY_TRIGGERS + _STAT_VIEW)
+        migrate(connection, layout)
 
 
 def _stat_of_row(row: Sequence[Any], db_state: str) -> ContainerStat:

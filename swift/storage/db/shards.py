@@ -11,12 +11,11 @@ Format: doc/source/formats/databases.md (databases contract 4, 9).
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Sequence
 
 from swift.core.shards import UPDATING_STATES, ShardRange, merged_range
 from swift.storage.db.broker import Layout
-from swift.storage.db.connection import epoch_of
+from swift.storage.db.connection import DatabaseConnection, epoch_of
 
 UNSHARDED = "unsharded"
 SHARDING = "sharding"
@@ -66,7 +65,7 @@ _MARKS = ", ".join("?" for _ in _COLUMNS)
 _UPDATING = ", ".join(str(state) for state in sorted(UPDATING_STATES))
 
 
-def read_ranges(connection: sqlite3.Connection, layout: Layout) -> list[ShardRange]:
+def read_ranges(connection: DatabaseConnection, layout: Layout) -> list[ShardRange]:
     """Every row, in no order; none when an old file has no such table."""
     if "shard_range" not in layout.columns:
         return []
@@ -78,7 +77,7 @@ def read_ranges(connection: sqlite3.Connection, layout: Layout) -> list[ShardRan
 
 
 def updating_range(
-    connection: sqlite3.Connection, layout: Layout, own_name: str, name: str
+    connection: DatabaseConnection, layout: Layout, own_name: str, name: str
 ) -> ShardRange | None:
     """The live range in an updating state that covers `name`, first in range order."""
     if "shard_range" not in layout.columns:
@@ -97,7 +96,7 @@ def updating_range(
 
 
 def has_updating_range(
-    connection: sqlite3.Connection, layout: Layout, own_name: str
+    connection: DatabaseConnection, layout: Layout, own_name: str
 ) -> bool:
     """True when any name might have to be redirected."""
     if "shard_range" not in layout.columns:
@@ -111,7 +110,7 @@ def has_updating_range(
 
 
 def merge_ranges(
-    connection: sqlite3.Connection, ranges: Iterable[ShardRange], own_name: str
+    connection: DatabaseConnection, ranges: Iterable[ShardRange], own_name: str
 ) -> bool:
     """Merge ranges into the table; True when it changed. A transaction is open.
 
@@ -144,7 +143,7 @@ def merge_ranges(
     return changed
 
 
-def reclaim_ranges(connection: sqlite3.Connection, before: str, own_name: str) -> None:
+def reclaim_ranges(connection: DatabaseConnection, before: str, own_name: str) -> None:
     """Remove ranges deleted before that time, but never the own range."""
     connection.execute(
         "DELETE FROM shard_range WHERE deleted = 1 AND timestamp < ? AND name <> ?",
@@ -168,7 +167,7 @@ def state_of(paths: Sequence[str], ranges: Iterable[ShardRange], own_name: str) 
     return COLLAPSED
 
 
-def add_missing(connection: sqlite3.Connection, layout: Layout) -> None:
+def add_missing(connection: DatabaseConnection, layout: Layout) -> None:
     """Add to an old table the columns it lacks; it exists. A transaction is open."""
     present = layout.columns.get("shard_range", frozenset())
     for name, default in (("reported", "0"), ("tombstones", "-1")):

@@ -147,7 +147,8 @@ def complete_rsync(broker: AnyBroker, tmp_name: str, file_name: str | None) -> N
     source, target = _copy_paths(broker, tmp_name, file_name)
     if broker.databases.is_file(target):
         raise DatabaseExists(f"{target} exists")
-    _give_own_id(broker, source, target, tmp_name)
+    copy = broker.of_file(source)
+    _give_own_id(copy, target, tmp_name, copy.last_row())
     broker.databases.move_into_place(source, target, replace=False)
 
 
@@ -170,6 +171,9 @@ def rsync_then_merge(broker: AnyBroker, tmp_name: str, file_name: str | None) ->
             raise Conflict(f"{broker.path}: sharding has begun")
     broker.commit_pending()
     copy = broker.of_file(source)
+    # Taken before our rows are added: the sender would think rows of its own that have
+    # the ROWIDs of ours to be here already.
+    point = copy.last_row()
     last = _merge_rows_since(copy, broker, -1)
     with broker.writing():
         _merge_rows_since(copy, broker, last)
@@ -177,7 +181,7 @@ def rsync_then_merge(broker: AnyBroker, tmp_name: str, file_name: str | None) ->
         if isinstance(broker, ContainerBroker) and isinstance(copy, ContainerBroker):
             copy.merge_shard_ranges(broker.shard_ranges())
         copy.update_metadata(broker.metadata())
-        _give_own_id(broker, source, target, tmp_name)
+        _give_own_id(copy, target, tmp_name, point)
         broker.databases.move_into_place(source, target, replace=True)
 
 
@@ -208,16 +212,14 @@ def _copy_paths(
     return f"{device}/{_TMP}/{tmp_name}", f"{directory}/{file_name}"
 
 
-def _give_own_id(broker: AnyBroker, source: str, target: str, remote_id: str) -> None:
-    new_id = f"{uuid4()}-{device_of(target)}"
-    copy = broker.of_file(source)
+def _give_own_id(copy: AnyBroker, target: str, remote_id: str, point: int) -> None:
     with copy.writing() as connection:
         reidentify(
             connection,
             stat_table=copy.stat_table,
-            row_table=copy.row_table,
-            new_id=new_id,
+            new_id=f"{uuid4()}-{device_of(target)}",
             remote_id=remote_id,
+            remote_point=point,
         )
         if isinstance(copy, ContainerBroker):
             copy.forget_reports(connection)
