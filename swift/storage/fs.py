@@ -31,7 +31,7 @@ XATTR_SIZE_FIRST = 4096
 """Bytes of an attribute that one call reads; larger ones cost two more calls."""
 
 LOCK_POLL_MS_MAX = 20
-FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
+FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 GONE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ESTALE))
 FAILING = frozenset(
     (errno.EIO, errno.EROFS, errno.ENODEV, errno.ENXIO, errno.EUCLEAN, errno.EREMOTEIO)

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from swift.core.hashing import HashSalt
 from swift.core.policy import StoragePolicy
 from swift.core.settings import Reserve, boolean, natural, option, positive_int, reserve
+from swift.runtime.logs import Logger
+from swift.runtime.metrics import Metrics
 from swift.storage.devices import Devices
 from swift.storage.fs import FileSystem
 
@@ -51,16 +52,12 @@ class DiskConfig:
 
 @dataclass(frozen=True, slots=True)
 class DiskContext:
-    """The collaborators of every object of one policy on this node.
-
-    log: `debug warning error exception`, each (format, *arguments). metrics:
-    `increment`.
-    """
+    """The collaborators of every object of one policy on this node."""
 
     fs: FileSystem
     devices: Devices
     config: DiskConfig
     policy: StoragePolicy
     salt: HashSalt
-    log: Any
-    metrics: Any
+    log: Logger
+    metrics: Metrics

@@ -10,13 +10,14 @@ swift.diskfile.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from swift.core.errors import DeviceUnavailable, ObjectMissing
 from swift.core.hashing import HashSalt, is_path_hash
 from swift.core.names import ObjectName, is_safe_segment
 from swift.core.policy import StoragePolicy
 from swift.runtime import green
+from swift.runtime.logs import Logger
+from swift.runtime.metrics import Metrics
 from swift.storage.devices import Devices
 from swift.storage.fs import FileSystem, as_domain_error
 from swift.storage.object import hashes
@@ -41,7 +42,7 @@ __all__ = [
 class DiskFileManager:
     """Makes, finds and hashes the objects of one policy.
 
-    log, metrics: see DiskContext. fs: the disk door; tests hand in their own.
+    fs: the disk door; tests hand in their own.
     """
 
     def __init__(
@@ -49,8 +50,8 @@ class DiskFileManager:
         config: DiskConfig,
         policy: StoragePolicy,
         salt: HashSalt,
-        log: Any,
-        metrics: Any,
+        log: Logger,
+        metrics: Metrics,
         *,
         fs: FileSystem | None = None,
     ) -> None:
