@@ -38,6 +38,7 @@ from swift.runtime import green
 from swift.runtime.cluster import Cluster
 from swift.runtime.logs import Logger
 from swift.runtime.metrics import Metrics
+from swift.services.db_replicate import DatabaseReplicate
 from swift.services.node import (
     Handler,
     NodeCall,
@@ -83,6 +84,7 @@ class AccountServer(NodeServer):
         metrics: Metrics,
     ) -> None:
         self._room = room
+        self._replicate = DatabaseReplicate(room, "accounts", AccountBroker)
         self._policy_names = {policy.index: policy.name for policy in cluster.policies}
         super().__init__(config, cluster=cluster, log=log, metrics=metrics)
 
@@ -94,6 +96,7 @@ class AccountServer(NodeServer):
             "PUT": self._put,
             "POST": self._in_thread(self._post),
             "DELETE": self._in_thread(self._delete),
+            "REPLICATE": self._replicate.run,
         }
 
     def _in_thread(self, handler: Handler) -> Handler:

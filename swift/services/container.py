@@ -75,6 +75,7 @@ from swift.runtime.cluster import Cluster
 from swift.runtime.logs import Logger
 from swift.runtime.metrics import Metrics
 from swift.services import shard_ranges
+from swift.services.db_replicate import DatabaseReplicate
 from swift.services.node import Handler, NodeCall, NodeServer, policy_index_of
 from swift.services.node_db import (
     DatabaseConfig,
@@ -139,6 +140,7 @@ class ContainerServer(NodeServer):
         metrics: Metrics,
     ) -> None:
         self._room = room
+        self._replicate = DatabaseReplicate(room, "containers", ContainerBroker)
         self._sender = sender
         self._sync_hosts = config.allowed_sync_hosts
         versions = (X_VERSIONS_LOCATION,) if config.allow_versions else ()
@@ -153,6 +155,7 @@ class ContainerServer(NodeServer):
             "PUT": self.put,
             "POST": self.post,
             "DELETE": self.delete,
+            "REPLICATE": self._replicate.run,
             "UPDATE": self.update,
         }
 

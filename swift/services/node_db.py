@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from swift.core import listing
@@ -19,6 +20,9 @@ from swift.storage.db.connection import Databases, db_path
 from swift.storage.devices import Devices
 from swift.wire import environ as env
 from swift.wire.request import Response
+
+TMP_DIR = "tmp"
+"""Where rsync puts whole databases, below a device."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,21 @@ class DatabaseRoom:
 
         Raises DeviceUnavailable. One stat; it does not wait for a healthy disk.
         """
-        self.devices.path(device)
         path_hash = self.salt.hex_of(name)
+        return self.path_of_hash(device, kind, partition, path_hash)
+
+    def path_of_hash(
+        self, device: str, kind: str, partition: str, path_hash: str
+    ) -> str:
+        """As `path`, for a database whose hash is known."""
+        self.devices.path(device)
         return db_path(self.devices.root, device, kind, partition, path_hash)
+
+    def make_tmp(self, device: str) -> None:
+        """Make the directory that rsync copies whole databases into. Blocks."""
+        fs = self.devices.fs
+        with suppress(FileExistsError):
+            fs.make_directory(f"{self.devices.path(device)}/{TMP_DIR}")
 
     def check(self, device: str) -> None:
         """Raise DeviceUnavailable when the device cannot be used."""

@@ -353,7 +353,7 @@ class ObjectServer(NodeServer):
         timestamp = call.timestamp()
         delete_at = expiry.delete_at_of(headers)
         if delete_at is not None and expiry.is_past(delete_at, timestamp):
-            raise InvalidInput("X-Delete-At in past")
+            raise InvalidInput(f"{X_DELETE_AT} in past")
         manager = self._manager(call)
         if isinstance(manager, Response):
             return manager

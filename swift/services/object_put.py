@@ -50,6 +50,7 @@ from swift.core.headers import (
     X_BACKEND_SSYNC_FRAG_INDEX,
     X_BACKEND_TIMESTAMP,
     X_CONTENT_TYPE,
+    X_DELETE_AT,
     X_DOCUMENT,
     X_ETAG,
     X_OBJ_METADATA_FOOTER,
@@ -286,7 +287,7 @@ class ObjectPut:
             raise InvalidInput("No content type")
         delete_at = expiry.delete_at_of(headers)
         if delete_at is not None and expiry.is_past(delete_at, timestamp):
-            raise InvalidInput("X-Delete-At in past")
+            raise InvalidInput(f"{X_DELETE_AT} in past")
         expected = headers.integer(X_BACKEND_OBJ_CONTENT_LENGTH)
         has_footers = headers.true(X_BACKEND_OBJ_METADATA_FOOTER)
         two_phase = headers.true(X_BACKEND_OBJ_MULTIPHASE_COMMIT)

@@ -33,8 +33,8 @@ ROOT = "ab01ee53f7ae3b46eefd39ba203b0004"
 SHARDING_FROM, SHARDED_FROM = 73, 85
 MISPLACED_ROW = 84
 CLOCKS = {
-    # The golden clock ticked on every reading; these are its readings when the databases
-    # were made, by the partition of the request.
+    # The golden clock ticked on every reading; these are its readings when the
+    # databases were made, by the partition of the request.
     "5": 1700000000.00003,
     "6": 1700000000.0,
     "9": 1700000000.00119,
