@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from swift.core.ring.codec import write_ring
 from swift.core.ring.devices import Device
 from swift.core.ring.ring import Ring
 from swift.core.settings import bind
+from swift.runtime import green
 from swift.runtime.cluster import Cluster
 from swift.runtime.config import ServerConfig
 from swift.runtime.logs import NULL_LOG
@@ -240,7 +241,7 @@ def test_ports_of_our_devices_follow_the_rings(tmp_path: Path) -> None:
 
 @contextmanager
 def running(
-    tmp_path: Path, defaults: str
+    tmp_path: Path, defaults: str, kind: str = "proxy"
 ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """A server in a process of its own, ready; and its port."""
     port = free_port("127.0.0.1")
@@ -250,7 +251,7 @@ def running(
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
         ready.bind(notify)
         ready.settimeout(LIMIT_S)
-        program = "from swift.cli.servers import proxy_server as main; exit(main())"
+        program = f"from swift.cli.servers import {kind}_server as main; exit(main())"
         server = subprocess.Popen(
             [sys.executable, "-c", program, path],
             env={
@@ -312,4 +313,53 @@ def test_a_hangup_lets_the_server_end(tmp_path: Path) -> None:
 
         server.send_signal(signal.SIGHUP)
 
+        assert server.wait(LIMIT_S) == 0
+
+
+def refused(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) != 0
+
+
+def within_the_limit(condition: Callable[[], bool]) -> bool:
+    """Wait for a condition, at most LIMIT_S."""
+    deadline = green.monotonic() + LIMIT_S
+    while not condition():
+        if green.monotonic() > deadline:
+            return False
+        green.sleep(0.05)
+    return True
+
+
+def test_an_object_server_serves_the_ports_that_its_ring_names(tmp_path: Path) -> None:
+    first, second, third = (free_port("127.0.0.1") for _ in range(3))
+    path = tmp_path / "object.ring.gz"
+    path.write_bytes(ring_of(("127.0.0.1", first), ("127.0.0.1", second)))
+    defaults = "servers_per_port = 1\nring_check_interval = 0.1"
+
+    with running(tmp_path, defaults, "object") as (server, bind_port):
+        pids = {ask(first).split()[-1], ask(second).split()[-1]}
+        assert len(pids) == 2
+        assert str(server.pid) not in pids
+        assert refused(bind_port)
+
+        path.write_bytes(ring_of(("127.0.0.1", first), ("127.0.0.1", third)))
+
+        assert within_the_limit(lambda: not refused(third))
+        assert within_the_limit(lambda: refused(second))
+        assert ask(first).split()[-1] in pids
+        server.terminate()
+        assert server.wait(LIMIT_S) == 0
+
+
+def test_a_reload_loses_no_request(tmp_path: Path) -> None:
+    with running(tmp_path, "workers = 1") as (server, port):
+        old = ask(port)
+
+        server.send_signal(signal.SIGUSR1)
+
+        # Every answer until the new worker's own is one of the old worker's.
+        assert within_the_limit(lambda: ask(port) != old)
+        assert server.poll() is None
+        server.terminate()
         assert server.wait(LIMIT_S) == 0
