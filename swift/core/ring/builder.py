@@ -527,7 +527,7 @@ class RingBuilder:
         builder.next_part_power = ring.next_part_power
         builder.version = ring.version
         builder.devices = list(ring.devices)
-        builder.rows = [array(row.typecode, row) for row in ring.rows]
+        builder.rows = builder._loaded_rows(ring.rows)
         builder._recount()
         return builder
 
@@ -539,10 +539,16 @@ class RingBuilder:
             raise FormatError("builder", "pickle holds no builder")
         try:
             return cls._from_state(state)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+        # A field that is missing, of another type or out of range.
+        except (
+            ArithmeticError,
+            AttributeError,
+            InvalidInput,
+            LookupError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise FormatError("builder", f"{type(error).__name__}: {error}") from error
-        except InvalidInput as error:
-            raise FormatError("builder", str(error)) from error
 
     @classmethod
     def _from_state(cls, state: Mapping[str, Any]) -> RingBuilder:
@@ -586,9 +592,13 @@ class RingBuilder:
         marker = unassigned_marker(self.dev_id_bytes)
         loaded = []
         for row in rows:
-            given = row if isinstance(row, array) else array("L", row)
+            given = array("I", row)
             if len(given) > self.parts:
                 raise FormatError("builder", f"row of {len(given)} partitions")
+            # A row of 4-byte entries may come from a time with higher device ids.
+            width = row.itemsize if isinstance(row, array) else 4
+            if width == 2:
+                given = array("H", given)
             loaded.append(_converted(given, code, marker))
         return loaded
 

@@ -73,8 +73,16 @@ def read_ring(data: bytes, *, allow_v0: bool = False) -> Ring:
         return _read_v2(raw)[0]
     except FormatError:
         raise
-    # A field that is missing, of another type or beyond the end of the bytes.
-    except (LookupError, TypeError, ValueError, AttributeError, struct.error) as error:
+    # A field that is missing, of another type or size, or beyond the end of the bytes.
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+        struct.error,
+    ) as error:
         raise FormatError("ring", f"{type(error).__name__}: {error}") from error
 
 

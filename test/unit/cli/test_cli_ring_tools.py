@@ -192,7 +192,9 @@ def test_a_composite_is_composed_shown_and_composed_again(
     out, err = capsys.readouterr()
     shown = json.loads(out)
     assert shown["version"] == 2
-    assert list(shown["component_builder_files"].values()) == list(map(str, paths))
+    assert [
+        shown["component_builder_files"][part["id"]] for part in shown["components"]
+    ] == list(map(str, paths))
     assert "experimental" in err
     assert composer([note]) == 1
     assert composer([note, "compose", str(paths[0]), "--output", str(output)]) == 2
