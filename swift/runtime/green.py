@@ -50,6 +50,7 @@ THREADS_MAX = 20
 """Default bound of the real threads behind `in_thread`."""
 
 _COARSE_S = 3.0  # waits at least this long are ended by the sweep
+_IDLE_S = 60.0  # the longest single wait of the hub
 _SWEEP_S = 1.0  # so they may last this much longer than asked
 _READ_EVENTS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _END_EVENTS = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
@@ -123,6 +124,7 @@ def install(clock: Clock | None) -> None:
     hub = _hub()
     hub.clock = _monotonic
     hub.fake = clock
+    hub.sweeping = False  # one that is planned may lie far off on the new clock
 
 
 # --- The hub --------------------------------------------------------------------------
@@ -200,9 +202,9 @@ class _Hub(epolls.Hub):  # type: ignore[misc]
                     continue
                 if self.next_timers:
                     self.prepare_timers()
-                delay = 60.0
+                delay = _IDLE_S
                 if self.timers:
-                    delay = max(0.0, self.timers[0][0] - self.clock())
+                    delay = min(delay, max(0.0, self.timers[0][0] - self.clock()))
                 self.wait(delay)
             self.timers_canceled = 0
             self.timers.clear()

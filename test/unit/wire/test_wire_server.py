@@ -159,8 +159,10 @@ def test_a_taken_port_is_named():
 def test_tls_for_tests(tmp_path):
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     subprocess.run(
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost".split()
-        + ["-keyout", key, "-out", cert],
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes"),
+            *("-days", "1", "-subj", "/CN=localhost", "-keyout", key, "-out", cert),
+        ],
         check=True,
         capture_output=True,
     )
