@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from test.support.node import DEVICE, LOCALHOST, Node, stamp
 from urllib.parse import quote
 
 import pytest
 
 from swift.core.names import AccountName, ContainerName
+from test.support.node import DEVICE, LOCALHOST, Node, stamp
 
 ROW = {"X-Size": "5", "X-Content-Type": "text/plain", "X-Etag": "e"}
 
@@ -89,8 +89,9 @@ def test_the_policy_is_the_one_asked_for_or_the_proxys_default(node):
         node, name="a/c2", X_Backend_Storage_Policy_Default="1"
     )
     assert headers[index] == "1"
-    assert put_container(node, name="a/c3", X_Backend_Storage_Policy_Index="7")[0] ==
-    400
+    assert (
+        put_container(node, name="a/c3", X_Backend_Storage_Policy_Index="7")[0] == 400
+    )
 
 
 def test_metadata_is_stored_replaced_and_removed(node):
@@ -390,8 +391,10 @@ def test_replicas_exchange_facts_and_rows(node):
         "etag": "e",
         "deleted": 0,
     }
-    assert replicate(node, "container", name, "merge_items", [row], "remote-id")[0] ==
-    202 assert [row["name"] for row in listing(node)] == ["far", "o"]
+    assert (
+        replicate(node, "container", name, "merge_items", [row], "remote-id")[0] == 202
+    )
+    assert [row["name"] for row in listing(node)] == ["far", "o"]
     _, info = replicate(node, "container", name, "sync", *arguments)
     assert info["point"] == 9
     assert replicate(node, "container", name, "get_shard_ranges") == (200, [])
