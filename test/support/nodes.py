@@ -136,7 +136,7 @@ class Nodes:
 
     def answer(self, ip: str, port: int, environ: Any) -> Response:
         """What a node answers."""
-        _, device, partition, *rest = environ[env.PATH_INFO].split("/", 3)
+        rest = environ[env.PATH_INFO].split("/", 3)[3:]
         path = "/" + rest[0]
         seen = Seen(
             ip,
@@ -290,11 +290,18 @@ class Nodes:
 def _kept(headers: Headers) -> Headers:
     kept = Headers()
     for name, value in headers.items():
-        if name.startswith(
-            (h.CONTAINER_META, h.CONTAINER_SYSMETA, h.ACCOUNT_META, h.ACCOUNT_SYSMETA)
-        ) or name in (h.X_CONTAINER_READ, h.X_CONTAINER_WRITE):
-            kept[name] = value
-        elif name == h.X_BACKEND_STORAGE_POLICY_INDEX:
+        if (
+            name.startswith(
+                (
+                    h.CONTAINER_META,
+                    h.CONTAINER_SYSMETA,
+                    h.ACCOUNT_META,
+                    h.ACCOUNT_SYSMETA,
+                )
+            )
+            or name in (h.X_CONTAINER_READ, h.X_CONTAINER_WRITE)
+            or name == h.X_BACKEND_STORAGE_POLICY_INDEX
+        ):
             kept[name] = value
     return kept
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import io
 from hashlib import md5
-from test.support.nodes import Seen, Setup, make_cluster
 
 import pytest
 
@@ -17,6 +16,7 @@ from swift.core.timestamp import Timestamp
 from swift.runtime import green
 from swift.wire import environ as env
 from swift.wire.request import Response
+from test.support.nodes import Seen, Setup, make_cluster
 
 BIG = bytes(range(256)) * 2048  # 512 KiB
 OBJECT = "/v1/a/c/o"
@@ -299,7 +299,7 @@ def test_the_type_of_an_object_is_guessed_when_not_given(setup):
 
 def test_a_read_goes_on_at_the_next_node_when_one_fails(setup):
     put(setup, b"there")
-    first, second, third = primaries(setup)
+    first, second, _ = primaries(setup)
     setup.nodes.faults[first] = lambda seen: Response(503)
     setup.nodes.faults[second] = lambda seen: Response(507)
     for _ in range(6):
