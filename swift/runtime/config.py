@@ -11,7 +11,7 @@ from __future__ import annotations
 import configparser
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
@@ -258,10 +258,3 @@ class ServerConfig:
         parse=number,
         doc="Time between looks for changed ports in the rings.",
     )
-
-
-def walk_sections(conf: ConfFile, prefix: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Each section whose name begins so: what follows the prefix, and its options."""
-    for name in conf.sections:
-        if name.startswith(prefix):
-            yield name[len(prefix) :], conf.section(name)

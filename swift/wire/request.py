@@ -214,11 +214,6 @@ class Request(BaseRequest):  # type: ignore[misc]
         query = self.environ.get(env.QUERY_STRING)
         return parse_query(query) if query else {}
 
-    @property
-    def is_replication(self) -> bool:
-        """True for the traffic of background daemons."""
-        return true(self.environ.get(env.HTTP_X_BACKEND_REPLICATION))
-
     def call(self, app: WsgiApp) -> Response:
         """Run an application on this request."""
         return call(app, self.environ)
