@@ -79,7 +79,11 @@ class ListingFormats(Filter):
         except InvalidInput:
             return Response.error(400, "The Accept header cannot be understood.")
         environ[QUERY_STRING] = _asking_json(query)
-        response = call(self.app, environ)
+        try:
+            response = call(self.app, environ)
+        finally:
+            # Whoever logs the request shall see what the client asked.
+            environ[QUERY_STRING] = query
         if response.status not in (200, 204):
             return response
         headers = response.headers

@@ -30,7 +30,13 @@ def listing(body=BODY, status=200, content_type="application/json; charset=utf-8
 
 def bench_with(answer=None) -> Bench:
     bench = Bench("listing_formats")
-    bench.end.answers["*"] = lambda environ: answer or listing()
+    bench.queries = []
+
+    def answered(environ):
+        bench.queries.append(environ["QUERY_STRING"])
+        return answer or listing()
+
+    bench.end.answers["*"] = answered
     return bench
 
 
@@ -57,7 +63,8 @@ def test_the_form_is_negotiated(query, accept, content_type):
     assert response.status == 200
     assert response.headers["Content-Type"] == f"{content_type}; charset=utf-8"
     assert ("Vary" in response.headers) is ("format" not in query)
-    assert bench.end.last["QUERY_STRING"].split("&")[-1] == "format=json"
+    assert bench.queries[-1].split("&")[-1] == "format=json"
+    assert bench.environ["QUERY_STRING"] == query.lstrip("?")
 
 
 @pytest.mark.parametrize(
@@ -133,7 +140,7 @@ def test_a_head_tells_the_type_only():
 def test_other_requests_are_left_alone(method, path):
     bench = bench_with(found(b"x"))
     assert bench.ask(method, path, {"Accept": "image/png"}).body == b"x"
-    assert bench.end.last["QUERY_STRING"] == ""
+    assert bench.queries[-1] == ""
 
 
 @pytest.mark.parametrize("path", ["/v1/a/", "/v1/a/c/"])
