@@ -53,7 +53,7 @@ _COARSE_S = 3.0  # waits at least this long are ended by the sweep
 _IDLE_S = 60.0  # the longest single wait of the hub
 _SWEEP_S = 1.0  # so they may last this much longer than asked
 _READ_EVENTS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-_END_EVENTS = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+_END_EVENTS = select.EPOLLRDHUP | select.EPOLLHUP
 _WRITE_EVENTS = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 _INTEREST = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 
@@ -346,7 +346,7 @@ class Watch:
     def __init__(
         self, fileno: int, callback: Callable[[], object] | None = None
     ) -> None:
-        """callback: called from the hub when readable, instead of waking a thread."""
+        """callback: called from the hub when readable while no thread waits for it."""
         self._hub: _Hub | None = _hub()
         self._mask = _INTEREST
         self._ready = False
@@ -369,10 +369,10 @@ class Watch:
             if thread is not None:
                 self.reader = None
                 thread.switch(True)
-            elif self.callback is not None:
-                self.callback()
             else:
                 self._ready = True
+                if self.callback is not None:
+                    self.callback()
         if event & _WRITE_EVENTS:
             thread = self.writer
             if thread is not None:
@@ -962,8 +962,10 @@ class _ThreadPool:
 
     def _collect(self) -> None:
         """Hand out what is done (called by the hub)."""
-        with suppress(BlockingIOError):
-            os.read(self._source, 4096)
+        if self._pipe_out >= 0:
+            with suppress(BlockingIOError):
+                os.read(self._source, 4096)
+        # An event descriptor need not be read: every write to it is an edge.
         # Cleared before looking: an answer that comes later signals again.
         self._signalled = False
         done = self._done

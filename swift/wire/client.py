@@ -303,6 +303,7 @@ class HttpConnection:
     """One connection to a peer. Requests follow each other; each waits for its answer.
 
     peer: `ip:port`. reusable: nothing has happened that forbids another request.
+    idle_since: when it came back to its pool (monotonic), 0 while it is in use.
     fresh: no request was answered on it yet, so that a failure is the peer's and not
     that of a stale connection.
     """
@@ -326,6 +327,7 @@ class HttpConnection:
     ) -> None:
         """on_free: called when an answer has been read and the connection is usable."""
         self.channel = channel
+        channel.watch.callback = self._unasked
         self.peer = peer
         self.reusable = True
         self.fresh = True
@@ -522,6 +524,11 @@ class HttpConnection:
             return True
         return (look or watch.readable_seen) and self.channel.pending()
 
+    def _unasked(self) -> None:
+        """Something came while nobody read: an idle connection has been closed."""
+        if self.idle_since and self.stale():
+            self.close()
+
     def close(self) -> None:
         """Close the connection; safe to call twice."""
         self.reusable = False
@@ -639,6 +646,7 @@ class ConnectionPool:
                 green.monotonic() - connection.idle_since < self._idle_s
                 and not connection.stale(look=look)
             ):
+                connection.idle_since = 0.0
                 return connection
             connection.close()
         return None

@@ -56,6 +56,7 @@ WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 _LINGER_S = 2.0  # silence after which a client that should stop sending is cut off
 _LINGER_ALL_S = 30.0  # the most that such a client gets in all
+_LAST_S = 1.0  # for a request on a connection accepted at the very end
 _EMPTY_LINES_MAX = 8  # before a request line (RFC 9112 §2.2 asks for one)
 _PROXY_LINE_MAX = 107  # PROXY protocol v1, section 2.1
 _SMALL_BODY = 65536  # chunks up to this size travel with the head in one call
@@ -212,6 +213,24 @@ _FRAMING = frozenset(
     (_LENGTH, _CONNECTION, PREFIXES[TRANSFER_ENCODING], PREFIXES[DATE])
 )
 _BODILESS = ("204", "304")
+_UNSENT_BODIES = ("GET", "HEAD")  # may declare a length and send nothing
+
+_AS_CHUNKS, _AS_FILE, _AS_SOURCE = range(3)
+_WAYS: dict[type, int] = {}
+_WAYS_MAX = 256
+
+
+def _way(body: Any) -> int:
+    """How a body is best sent; remembered by type, for asking protocols is slow."""
+    if isinstance(body, SocketSource):
+        way = _AS_SOURCE
+    elif isinstance(body, FileRange):
+        way = _AS_FILE
+    else:
+        way = _AS_CHUNKS
+    if len(_WAYS) < _WAYS_MAX:
+        _WAYS[type(body)] = way
+    return way
 
 
 def _status_line(status: str) -> str:
@@ -374,6 +393,8 @@ class ServerConnection:
         if not data:
             self.idle = True
             wait_s = limits.keepalive_timeout_s or limits.client_timeout_s
+            if self._serving.stopping:
+                wait_s = min(wait_s, _LAST_S)
             data = self.channel.recv(RECV_BYTES, wait_s)
             self.idle = False
             if not data:
@@ -555,16 +576,23 @@ class ServerConnection:
             hooks = environ.get(keys.POSTHOOKS)
             if hooks:
                 self._run_hooks(hooks, environ)
-        if not self._keep or serving.stopping:
+        if not self._keep:
             return False
         body = self._body
         assert body is not None, "a request has a body reader"
-        if not body.finished and not (body.discardable() and body.discard()):
-            return False
-        if body.broken:
+        if not body.finished and not self._rid_of(body):
             return False
         self._buffer = body.surplus()
-        return True
+        if self._buffer:
+            green.yield_now()  # a client that pipelines is not alone here
+        return not body.broken
+
+    def _rid_of(self, body: RequestBody) -> bool:
+        """True when what the app left of a body is out of the way. Yields."""
+        if body.absorb():
+            return True
+        wait = self._method not in _UNSENT_BODIES and body.discardable()
+        return wait and body.discard()
 
     def _channel_failed(self, error: OSError) -> bool:
         return isinstance(error, _ClientGone)
@@ -634,12 +662,15 @@ class ServerConnection:
             else:
                 self._send_list(result)
             return
-        if isinstance(result, FileRange) and self._status and not self._head_sent:
-            self._send_file(result)
-        elif isinstance(result, SocketSource) and self._status and not self._head_sent:
-            self._send_spliced(result)
-        else:
+        way = _WAYS.get(kind)
+        if way is None:
+            way = _way(result)
+        if way == _AS_CHUNKS or self._head_sent or not self._status:
             self._send_iterable(result)
+        elif way == _AS_FILE:
+            self._send_file(result)
+        else:
+            self._send_spliced(result)
         if environ.get(keys.CONNECTION_CLOSE):
             self._keep = False
 
@@ -724,7 +755,7 @@ class ServerConnection:
             return False
         if not whole or body.absorb():
             return True  # if not whole, the app may still be reading
-        return self._method not in ("GET", "HEAD") and body.discardable()
+        return self._method not in _UNSENT_BODIES and body.discardable()
 
     def _send_iterable(self, result: Iterable[bytes]) -> None:
         """Send chunk after chunk, as the client takes them; closes no iterable."""
@@ -787,9 +818,6 @@ class ServerConnection:
             self._send(b"0\r\n\r\n")
         elif self._left and not self._bodiless():
             self._cut()
-        body = self._body
-        if body is not None and not body.finished and not body.absorb():
-            self._keep = self._keep and body.discardable()
 
     def _send_file(self, body: FileRange) -> None:
         """Send a part of a file by sendfile."""
@@ -823,7 +851,10 @@ class ServerConnection:
         self._send_parts([head, self._counted(first)])
         count = min(self._left or 0, body.unread_length)
         if count:
-            moved = splice(source, self.channel, count, self._timeout_s)
+            try:
+                moved = splice(source, self.channel, count, self._timeout_s)
+            except (TimeoutError, OSError) as error:
+                raise _ClientGone(str(error)) from error
             body.skipped(moved)
             self._left = (self._left or 0) - moved
         if self._left:

@@ -52,7 +52,6 @@ _RESPAWN_S = 1.0  # at least between two starts of one worker that fails at once
 _ACCEPT_PAUSE_S = 0.1  # when descriptors have run out
 _STOP_S = 5.0  # for workers to die of TERM before they are killed
 _READY_S = 120.0  # for a new worker to load its application
-_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _GC_THRESHOLDS = (20_000, 20, 20)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
@@ -156,6 +155,7 @@ class Server:
             green.Semaphore(max(1, options.max_clients)),
         )
         self._acceptors: list[green.Thread] = []
+        self._watches: list[green.Watch] = []
         self._room = green.Event[None]()
         self._room.set()
         self._connections_max = options.max_clients + CONNECTIONS_IDLE_MAX
@@ -184,9 +184,8 @@ class Server:
         if self.serving.stopping:
             return
         self.serving.stop()
-        for listener in self._listeners:
-            with suppress(OSError):
-                listener.shutdown(socket.SHUT_RD)
+        for watch in self._watches:
+            watch.close()
         self._room.set()
         self._check_over()
 
@@ -211,6 +210,7 @@ class Server:
 
     def _accept(self, listener: socket.socket) -> None:
         watch = green.Watch(listener.fileno())
+        self._watches.append(watch)
         name, port = _own_name(listener)
         self.serving.base_environ[keys.SERVER_NAME] = name
         self.serving.base_environ[keys.SERVER_PORT] = port
@@ -223,6 +223,9 @@ class Server:
             with suppress(OSError):
                 self._accept_rest(listener)
             watch.close()
+            # Another process may hold the socket too; it must queue no more for us.
+            with suppress(OSError):
+                listener.shutdown(socket.SHUT_RD)
             listener.close()
             green.on_hub(self._check_over)
 
@@ -234,11 +237,9 @@ class Server:
             watch.readable()
             return
         except OSError as error:
-            if error.errno in _NO_DESCRIPTORS:
+            if error.errno != errno.ECONNABORTED and not self.serving.stopping:
                 self._log.warning("cannot accept: %s", error.strerror)
                 green.sleep(_ACCEPT_PAUSE_S)
-            elif self.serving.stopping:
-                return
             return
         self._begin(sock, address)
 
@@ -561,8 +562,13 @@ class Master:
     def _respawn(self) -> None:
         moment = green.monotonic()
         for slot in self._slots:
-            if not slot.pid and moment - slot.started_s >= _RESPAWN_S:
-                self._start(slot)
+            if slot.pid or moment - slot.started_s < _RESPAWN_S:
+                continue
+            if not slot.listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                # Its worker was told to stop, and has shut the socket.
+                slot.listener.close()
+                slot.listener = listen(self._options, slot.port)
+            self._start(slot)
 
     def _check_ports(self) -> None:
         """Open and close ports as the rings say (servers_per_port)."""
