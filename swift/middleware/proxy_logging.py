@@ -484,10 +484,12 @@ class SplicedBody(LoggedBody):
 class CountedInput:
     """The request's body, counted; everything else is the server's own reader."""
 
-    __slots__ = ("_meter", "_source", "count")
+    __slots__ = ("_meter", "_read_some", "_source", "count")
 
     def __init__(self, source: Any, meter: Callable[[int], None] | None) -> None:
         self._source = source
+        # Bodies that filters make are plain files.
+        self._read_some = getattr(source, "read_some", source.read)
         self._meter = meter
         self.count = 0
 
@@ -506,7 +508,7 @@ class CountedInput:
 
     def read_some(self, size: int = 65536) -> bytes:
         """Up to `size` bytes as they come. Yields."""
-        return self._counted(self._source.read_some(size))
+        return self._counted(self._read_some(size))
 
     def readline(self, size: int = -1) -> bytes:
         """As the reader's own. Yields."""

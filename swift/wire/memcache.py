@@ -338,7 +338,7 @@ class MemcacheClient:
                 continue
             tried += 1
             start = green.now()
-            outcome, reason = "errors", PeerError(server, "")
+            reason: PeerError
             try:
                 answer = pool.exchange(request, read, repeatable=repeatable)
             except PeerTimeout as error:
@@ -346,7 +346,7 @@ class MemcacheClient:
             except PeerError as error:
                 outcome, reason = "conn_err", error
             except FormatError as error:
-                reason = PeerError(server, str(error))
+                outcome, reason = "errors", PeerError(server, str(error))
             else:
                 self._time(f"memcached.{method}.timing", start)
                 return answer
@@ -633,6 +633,7 @@ def _read_values(connection: _Connection) -> dict[bytes, Any]:
         if flags & FLAG_PICKLE:
             continue
         try:
-            values[parts[1]] = json.loads(data) if flags & FLAG_JSON else data.decode()
+            text = data.decode()
+            values[parts[1]] = json.loads(text) if flags & FLAG_JSON else text
         except ValueError:
             continue

@@ -147,6 +147,7 @@ def test_the_bodys_bytes_are_counted_both_ways():
 
     def answer(environ):
         environ["wsgi.input"].read(3)
+        environ["wsgi.input"].read_some(2)
         environ["wsgi.input"].readline()
         return Response(200, {"Content-Length": "5"}, app_iter=body)
 
