@@ -15,6 +15,7 @@ import pwd
 import resource
 import socket
 import sys
+import traceback
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
@@ -180,10 +181,10 @@ def capture_streams(log: Logger, *, keep_console: bool = False) -> None:
     sys.stdout = _LogStream(log, "STDOUT")
     sys.stderr = _LogStream(log, "STDERR")
 
-    def log_uncaught(kind: type[BaseException], error: BaseException, _: Any) -> None:
-        if issubclass(kind, KeyboardInterrupt):
-            return
-        log.critical("uncaught %s: %s", kind.__name__, error)
+    def log_uncaught(kind: type[BaseException], error: BaseException, at: Any) -> None:
+        if not issubclass(kind, KeyboardInterrupt):
+            trace = "".join(traceback.format_exception(kind, error, at))
+            log.critical("uncaught: %s", trace.rstrip())
 
     sys.excepthook = log_uncaught
     null = os.open(os.devnull, os.O_RDWR)
