@@ -67,6 +67,12 @@ _CORRUPT = (
     "no such table: container",
     "no such table: object",
 )
+# A write that failed (a quota, a device turned read-only) says nothing about what is on
+# the disk already, and SQLite's journal undoes it.
+_WRITE_ERRORS = frozenset(
+    f"SQLITE_IOERR_{name}"
+    for name in ("WRITE", "FSYNC", "DIR_FSYNC", "TRUNCATE", "DELETE", "LOCK", "NOMEM")
+)
 
 
 class DatabaseConnection(sqlite3.Connection):
@@ -537,6 +543,8 @@ class Databases:
         if not being_made and not os.path.exists(path):
             self.forget(path)
             raise DatabaseMissing(f"{path}: no database") from error
+        if getattr(error, "sqlite_errorname", "") in _WRITE_ERRORS:
+            raise DeviceUnavailable(device_of(path), text) from error
         if not being_made and any(sign in text for sign in _CORRUPT):
             raise self.quarantine(path, text) from error
         if "locked" in text or "busy" in text:

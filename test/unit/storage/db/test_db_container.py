@@ -4,23 +4,31 @@
 from __future__ import annotations
 
 import os
+import resource
+import signal
 import sqlite3
+import sys
 import threading
+from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from swift.core.errors import (
     DatabaseCorrupt,
     DatabaseExists,
     DatabaseMissing,
+    DeviceUnavailable,
     InvalidInput,
     LockTimeout,
 )
 from swift.core.listing import ListingQuery
 from swift.core.names import ContainerName, Limits
-from swift.core.rows import ZERO_HASH, ObjectRow, PolicyFacts
+from swift.core.rows import ZERO_HASH, ObjectRow, PolicyFacts, chexor
 from swift.core.shards import ACTIVE, CREATED, FOUND, ShardQuery, ShardRange
 from swift.core.timestamp import Timestamp
 from swift.storage.db.connection import PENDING_MAX, Databases, db_path
@@ -543,3 +551,81 @@ def test_a_policy_is_adopted_from_a_better_replica(broker):
     assert broker.adopt_policy(remote)
     assert broker.stat().storage_policy_index == 1
     assert not broker.adopt_policy(remote)
+
+
+@pytest.mark.skipif(
+    sys.version_info < (3, 11),
+    reason="sqlite3 does not tell a failed write before 3.11",
+)
+def test_a_write_beyond_a_quota_neither_harms_nor_moves_the_database(broker, tmp_path):
+    broker.merge_rows([_row("before")])
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            limit = os.path.getsize(broker.path) + 8192
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            broker.merge_rows([_row("x" * 200 + str(n)) for n in range(9000)])
+        except DeviceUnavailable:
+            code = 0
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert _quarantined(tmp_path) == []
+    assert broker.stat().object_count == 1
+    broker.merge_rows([_row("after")])
+    assert _names(broker) == ["after", "before"]
+
+
+# --- Invariants -----------------------------------------------------------------------
+
+_rows = st.builds(
+    lambda name, second, deleted, policy: (
+        ObjectRow.tombstone(name, _at(second), policy)
+        if deleted
+        else _row(name, second, second, policy)
+    ),
+    st.sampled_from("abcd"),
+    st.integers(1, 5),
+    st.booleans(),
+    st.integers(0, 1),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.lists(_rows, max_size=6), max_size=5))
+def test_counts_and_hash_are_those_of_the_rows(batches):
+    with TemporaryDirectory() as root:
+        databases = Databases(lambda: NOW)
+        path = db_path(root, "sda1", "containers", 7, "ab" * 16)
+        broker = ContainerBroker(databases, path, ContainerName("a", "c"))
+        broker.create(Timestamp.at(1_700_000_000), 0)
+        for batch in batches:
+            broker.merge_rows(batch)
+        rows = broker.rows_since(-1, 999)
+        keys = [(row["name"], row["storage_policy_index"]) for row in rows]
+        assert len(keys) == len(set(keys))
+        digest = ZERO_HASH
+        for row in rows:
+            digest = chexor(digest, row["name"], row["created_at"])
+        assert broker.stat().hash == digest
+        for policy, counts in broker.policy_stats().items():
+            mine = [r for r in rows if r["storage_policy_index"] == policy]
+            live = [r for r in mine if not r["deleted"]]
+            assert counts == (len(live), sum(r["size"] for r in mine))
+        databases.close()
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.binary(max_size=200))
+def test_no_bytes_in_a_pending_file_stop_a_read(data):
+    with TemporaryDirectory() as root:
+        databases = Databases(lambda: NOW)
+        path = db_path(root, "sda1", "containers", 7, "ab" * 16)
+        broker = ContainerBroker(databases, path, ContainerName("a", "c"))
+        broker.create(Timestamp.at(1_700_000_000), 0)
+        Path(path + ".pending").write_bytes(b":" + b64encode(data) + b":" + data)
+        assert broker.stat().object_count == 0
+        databases.close()
