@@ -32,7 +32,13 @@ from swift.core.ring.devices import Node
 from swift.services.proxy.exchange import Exchange, PairList
 from swift.services.proxy.object import Place, base_headers, may_open_expired
 from swift.wire import environ as env
-from swift.wire.backends import Ask, Found, unread_body, without_connection_headers
+from swift.wire.backends import (
+    Ask,
+    Found,
+    discard,
+    unread_body,
+    without_connection_headers,
+)
 from swift.wire.client import ClientResponse
 from swift.wire.nodes import Candidates
 from swift.wire.request import Response
@@ -204,12 +210,14 @@ def is_same(first: Answer, other: Answer) -> bool:
 class _Progress:
     """How far a body has come: the part being sent, and the next byte of it.
 
-    opened: the part's opening has been sent, as far as it has one.
+    opened: the part's opening has been sent, as far as it has one. sent: the client has
+    bytes of this copy.
     """
 
     index: int
     position: int
     opened: bool = False
+    sent: bool = False
 
 
 class ObjectBody:
@@ -287,6 +295,7 @@ class ObjectBody:
                 continue
             assert isinstance(piece, bytes), "pieces are starts or bytes"
             progress.position += len(piece)
+            progress.sent = True
             if progress.position > span.stop:
                 raise PeerError(self._node.name, "sent more bytes than asked")
             yield piece
@@ -308,6 +317,11 @@ class ObjectBody:
         if self._response is not None:
             self._response.close()
             self._response = None
+        if progress.sent and self._is_withdrawn():
+            # The node found its copy corrupt at the last chunk and put it into
+            # quarantine: what the client has of it may be wrong, so the body must not
+            # be completed from another copy.
+            raise error
         left = [
             ByteRange(progress.position, self._spans[progress.index].stop),
             *self._spans[progress.index + 1 :],
@@ -331,6 +345,7 @@ class ObjectBody:
             self._node = node
             self._response = source.response
             self._pieces = pieces
+            progress.sent = False
             return
         self._exchange.proxy.log.error(
             "GET %s: no copy left to go on with",
@@ -338,6 +353,20 @@ class ObjectBody:
             txn=self._exchange.trans_id,
         )
         raise error
+
+    def _is_withdrawn(self) -> bool:
+        """True when the node that broke off lives, but without the object. Yields."""
+        ask = self._ask
+        headers = [pair for pair in ask.headers if pair[0] not in _CONDITIONS]
+        answer = self._exchange.proxy.backends.try_ask(
+            self._node,
+            Ask("HEAD", ask.partition, ask.path, headers),
+            self._exchange.proxy.config.read_timeout_s,
+        )
+        if answer is None:
+            return False
+        discard(answer)
+        return answer.status == 404
 
 
 def _with_range(ask: Ask, spans: list[ByteRange]) -> Ask:
