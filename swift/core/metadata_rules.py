@@ -92,7 +92,7 @@ def removals(headers: Headers, resource: str) -> dict[str, str]:
     """
     prefix = f"{REMOVE}{resource.capitalize()}-"
     return {
-        "X-" + name[len(REMOVE) :]: ""
+        f"X-{name[len(REMOVE) :]}": ""
         for name in headers
         if name.startswith(prefix) or name.startswith(_REMOVE_VERSIONS)
     }
@@ -135,16 +135,16 @@ def settle_delete_at(headers: Headers, now: float) -> Refusal | None:
     if X_DELETE_AFTER in headers:
         after = _whole(headers[X_DELETE_AFTER])
         if after is None:
-            return Refusal(400, "Non-integer X-Delete-After")
+            return Refusal(400, f"Non-integer {X_DELETE_AFTER}")
         if after <= 0:
-            return Refusal(400, "X-Delete-After in past")
+            return Refusal(400, f"{X_DELETE_AFTER} in past")
         headers[X_DELETE_AT] = normal_delete_at(now + after)
     if X_DELETE_AT in headers:
         at = _whole(headers[X_DELETE_AT])
         if at is None:
-            return Refusal(400, "Non-integer X-Delete-At")
+            return Refusal(400, f"Non-integer {X_DELETE_AT}")
         if at <= now:
-            return Refusal(400, "X-Delete-At in past")
+            return Refusal(400, f"{X_DELETE_AT} in past")
         headers[X_DELETE_AT] = normal_delete_at(at)
     return None
 

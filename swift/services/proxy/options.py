@@ -230,7 +230,7 @@ class ProxyConfig:
         OWNER_HEADERS, parse=lower_csv, doc="Headers that only owners see and set."
     )
     allow_open_expired: bool = option(
-        False, doc="X-Open-Expired opens objects past their X-Delete-At."
+        False, doc="Clients may open objects past their X-Delete-At."
     )
     splice: bool = option(
         False,

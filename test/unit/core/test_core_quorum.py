@@ -105,8 +105,11 @@ def test_a_mix_of_deleted_and_missing_is_deleted():
 
 def test_the_time_of_an_answer_is_that_of_its_data():
     headers = Headers(
-        {"X-Timestamp": "3.0", "X-Backend-Data-Timestamp": "1.0", "X-Put-Timestamp":
-        "2"}
+        {
+            "X-Timestamp": "3.0",
+            "X-Backend-Data-Timestamp": "1.0",
+            "X-Put-Timestamp": "2",
+        }
     )
     assert time_of(headers) == Timestamp.at(1)
     assert time_of(Headers({"X-Timestamp": "nonsense"})) == ZERO
@@ -162,8 +165,10 @@ def test_newest_looks_at_every_answer_and_drops_the_others():
     [
         pytest.param([at(404)] * 3, 1, 404, id="two that count agree"),
         pytest.param([at(404)], 1, None, id="one that may only be moving says nothing"),
-        pytest.param([at(404), at(404, is_handoff=True)], 1, None, id="handoffs
-        differ"), pytest.param([at(404, 5)], 1, 404, id="a tombstone counts"),
+        pytest.param(
+            [at(404), at(404, is_handoff=True)], 1, None, id="not by handoffs"
+        ),
+        pytest.param([at(404, 5)], 1, 404, id="a tombstone counts"),
         pytest.param([at(404, 5, is_handoff=True)], 1, 404, id="on a handoff too"),
         pytest.param([at(404)], 0, 404, id="nothing is suppressed"),
         pytest.param([], 1, None, id="nobody answers"),
