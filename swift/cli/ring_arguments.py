@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words and options behind a swift-ring-builder command.
+"""A run of swift-ring-builder: its files, and the words and options of its command.
 
 Two ways say which devices are meant: one search word, or options. They do not mix.
 """
@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn
 
+from swift.cli import ring_files
 from swift.core.errors import SwiftError
 from swift.core.ring.builder import RingBuilder
 from swift.core.ring.devices import (
@@ -66,6 +68,28 @@ _CHANGE_OPTIONS: list[tuple[str, str, str, Callable[[str], Any]]] = [
     ("-M", "--change-meta", "change_meta", str),
 ]
 _ADDRESSES = ("ip", "replication_ip")
+
+
+@dataclass
+class Session:
+    """One run of the command.
+
+    shown_path: the builder's path as it is printed; arguments: the words behind the
+    command; builder: an empty one for commands that make theirs.
+    """
+
+    builder_path: Path
+    ring_path: Path
+    shown_path: str
+    arguments: list[str]
+    builder: RingBuilder = field(default_factory=lambda: RingBuilder(0, 1, 0))
+
+    def save(self) -> None:
+        """Write the builder, as the last step of a command that succeeds."""
+        ring_files.write_builder_file(self.builder_path, self.builder)
+
+
+Command = Callable[[Session], int]
 
 
 @dataclass
