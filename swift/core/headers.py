@@ -337,7 +337,8 @@ class Headers(dict[str, str]):
         self, items: Mapping[str, Any] | Iterable[tuple[str, Any]] = (), **more: Any
     ) -> None:
         super().__init__()
-        self.update(items, **more)
+        if items or more:
+            self.update(items, **more)
 
     @classmethod
     def titled(cls, items: Iterable[tuple[str, str]]) -> Headers:

@@ -140,8 +140,7 @@ class NodeCall:
     @property
     def referer(self) -> str:
         """`METHOD url` of this request, for the logs of whom it makes work."""
-        path = env.quote_path(self.environ[env.PATH_INFO])
-        return f"{self.method} {host_url(self.environ)}{path}"
+        return f"{self.method} {host_url(self.environ)}{_quoted_path(self.environ)}"
 
     @property
     def trans_id(self) -> str:
@@ -152,6 +151,12 @@ class NodeCall:
 
 class ReservedName(InvalidInput):
     """A name that breaks the rules of the reserved namespace."""
+
+
+def _quoted_path(environ: Environ) -> str:
+    """The path as it came over the wire, percent-encoded."""
+    raw: str | None = environ.get(env.RAW_PATH_INFO)
+    return env.quote_path(environ[env.PATH_INFO]) if raw is None else raw
 
 
 def _invalid_path(environ: Environ) -> InvalidInput:
@@ -270,7 +275,7 @@ class NodeServer:
         level = DEBUG if self._is_background(environ) else INFO
         if not self.log.is_enabled(level):
             return
-        path = env.quote_path(environ[env.PATH_INFO])
+        path = _quoted_path(environ)
         values = {
             "remote_addr": environ.get(env.REMOTE_ADDR),
             "time": start,

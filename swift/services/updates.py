@@ -267,7 +267,7 @@ class ObjectUpdates:
                 USER_AGENT: agent,
             },
         )
-        path = f"{sent_to.quoted}/{quote(name.obj)}"
+        path = quote(f"{sent_to.path}/{name.obj}")
         answers = self._sender.send(peers, op, partition, path, update)
         failed = [answer for answer in answers if not answer.is_success]
         if failed:
