@@ -27,13 +27,17 @@ from swift.core.headers import (
 from swift.core.settings import boolean, csv, natural, number, option
 from swift.runtime import green
 from swift.runtime.logs import INFO, Anonymizer, LineTemplate, Logger, get_logger
-from swift.runtime.metrics import Metrics
+from swift.runtime.metrics import Metrics, get_metrics
 from swift.wire import environ as env
 from swift.wire.environ import Environ, headers_of, key_of
 from swift.wire.filter import Filter, PipelineContext
 from swift.wire.request import StartResponse, WsgiApp, close
 
 ACCESS_PREFIX = "access_"
+_OWN_LOG = frozenset(
+    f"{ACCESS_PREFIX}log_{name}"
+    for name in ("name", "facility", "level", "address", "udp_host", "udp_port")
+)
 _ETAG = key_of(ETAG)
 _SENSITIVE_PARAM = re.compile(
     r"(?i)(?:^|(?<=&))(temp_url_sig|signature|x-amz-signature|x-amz-credential"
@@ -109,6 +113,9 @@ class ProxyLogging(Filter):
         self._metrics = metrics
         self._template = template
         self._names = template.names
+        self._logs_headers = "headers" in template.names and (
+            config.access_log_headers or access.log_headers
+        )
         self._only = frozenset(title(name) for name in config.access_log_headers_only)
         self._methods = frozenset(config.log_statsd_valid_http_methods)
         self._measures = metrics.is_on or metrics.is_labelled
@@ -188,7 +195,7 @@ class ProxyLogging(Filter):
             "ttfb": Seconds(exchange.first_byte - exchange.start),
             "pid": os.getpid(),
         }
-        if self.config.access_log_headers and "headers" in self._names:
+        if self._logs_headers:
             values["headers"] = self._headers(environ)
         if "domain" in self._names:
             values["domain"] = self._domain(environ)
@@ -571,18 +578,13 @@ def filter_factory(
             context.source, context.section, "log_msg_template", str(error)
         ) from error
     access_conf = _access_conf(context, local_conf)
-    has_own_log = any(
-        name.startswith(ACCESS_PREFIX + "log_")
-        and not name.startswith(
-            (ACCESS_PREFIX + "log_headers", ACCESS_PREFIX + "log_s")
-        )
-        and name != "access_log_route"
-        for name in (*context, *local_conf)
-    )
-    access = context.logger("access")
-    if has_own_log:
+    own = {name for name in (*context, *local_conf) if name.startswith(ACCESS_PREFIX)}
+    access, metrics = context.logger("access"), context.metrics
+    if own & _OWN_LOG:
         access = get_logger(access_conf, access.name, source=context.source)
-    metrics = context.metrics
+    if any(name.startswith(ACCESS_PREFIX + "log_statsd_") for name in own):
+        tail = context.process.log_name
+        metrics = get_metrics(access_conf, tail, source=context.source)
 
     def make(app: WsgiApp) -> WsgiApp:
         return ProxyLogging(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import re
+import socket
 
 import pytest
 from filter_pipeline import Bench, found
@@ -262,6 +263,21 @@ def test_the_policy_comes_from_the_answer():
 def test_a_bad_template_refuses_to_start(options):
     with pytest.raises(ConfigError):
         Logged(**options)
+
+
+def test_access_lines_can_go_to_a_log_of_their_own(tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "log"))
+        sock.settimeout(5)
+        bench = Logged(
+            access_log_name="access",
+            access_log_facility="LOG_LOCAL1",
+            access_log_address=str(tmp_path / "log"),
+            log_msg_template="{method} {status_int}",
+        )
+        bench.go()
+        assert sock.recv(1000) == b"<142>access: GET 200"
+    assert bench.log_lines == []
 
 
 # --- Metrics --------------------------------------------------------------------------
