@@ -234,10 +234,15 @@ _OF_THE_BODY = frozenset((CONTENT_LENGTH, "Deleted", ETAG, X_STATIC_LARGE_OBJECT
 
 
 def _time_of(record: Headers, name: str) -> Timestamp:
-    try:
-        when = record.timestamp(name)
-    except InvalidInput as error:
-        raise FormatError("object metadata", str(error)) from error
-    if when is None:
+    text = record.get(name)
+    if text is None:
         raise FormatError("object metadata", f"has no {name}")
-    return when
+    try:
+        return _time(text)
+    except InvalidInput as error:
+        raise FormatError("object metadata", f"bad {name}: {text!r}") from error
+
+
+@lru_cache(maxsize=1024)
+def _time(text: str) -> Timestamp:
+    return Timestamp.parse(text)

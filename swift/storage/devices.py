@@ -9,6 +9,7 @@ object-on-disk 1.
 
 from __future__ import annotations
 
+import os
 import stat
 
 from swift.core.errors import DeviceUnavailable
@@ -39,17 +40,16 @@ class Devices:
             facts = self.fs.status(path)
             if not stat.S_ISDIR(facts.st_mode):
                 raise DeviceUnavailable(device, "is no directory")
-            # A mount point lives on another device than its parent. (A bind mount of
-            # the same file system counts by its inode only at a root; operators who
-            # test with plain directories switch mount_check off.)
-            if self.mount_check and (
-                facts.st_dev == self.fs.status(f"{path}/..").st_dev
-                and facts.st_ino != self.fs.status(f"{path}/..").st_ino
-            ):
+            if self.mount_check and not self._is_mounted(path, facts):
                 raise DeviceUnavailable(device, "is not mounted")
         except OSError as error:
             raise DeviceUnavailable(device, error.strerror or str(error)) from error
         return path
+
+    def _is_mounted(self, path: str, facts: os.stat_result) -> bool:
+        # A mount point is on another file system than its parent, or is the root.
+        parent = self.fs.status(f"{path}/..")
+        return facts.st_dev != parent.st_dev or facts.st_ino == parent.st_ino
 
     def is_available(self, device: str) -> bool:
         """True when `path` would give the directory."""

@@ -298,6 +298,15 @@ class FileSystem:
         facts = os.fstatvfs(fd)
         return facts.f_frsize * facts.f_bavail, facts.f_frsize * facts.f_blocks
 
+    def read_once(self, fd: int) -> None:
+        """Advise the kernel that a file's pages are not worth more than others.
+
+        From Linux 6.3 on they are the first to go when memory is wanted. They are not
+        driven out at once: a large object that many ask for is read from memory.
+        """
+        with suppress(OSError):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_NOREUSE)
+
     def drop_cache(self, fd: int, offset: int, length: int) -> None:
         """Advise the kernel that clean pages of a range will not be read again."""
         with suppress(OSError):

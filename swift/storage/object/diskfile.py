@@ -251,8 +251,8 @@ class OpenObject:
     newest of them, the X-Timestamp of answers; data_timestamp: of the body;
     content_type_timestamp: of the content type shown; durable_timestamp: of the newest
     data known to be durable. content_length: bytes of the file. fragments: time →
-    indexes on this node; empty for whole copies. data_metadata, meta_metadata: the
-    records of the single files, for those who send them on. name: the decoded path
+    indexes on this node; empty for whole copies. meta_metadata: the record of
+    the newest .meta alone. name: the decoded path
     recorded.
     """
 
@@ -265,8 +265,8 @@ class OpenObject:
         handle: Handle,
         size: int,
     ) -> None:
-        metadata = effective.metadata.copy()
-        self.name: str = metadata.pop(NAME, "")
+        metadata = effective.metadata
+        self.name: str = dict.pop(metadata, NAME, "")
         self.metadata = metadata
         self.timestamp = effective.timestamp
         self.data_timestamp = effective.data_timestamp
@@ -274,13 +274,20 @@ class OpenObject:
         self.durable_timestamp = files.durable_timestamp
         self.fragments = files.fragments
         self.content_length = size
-        self.etag: str = metadata.get(ETAG, "")
-        self.data_metadata = effective.data
+        self.etag: str = dict.get(metadata, ETAG, "")
         self.meta_metadata = effective.meta
         self.files = files
         self._diskfile = diskfile
         self._context = context
         self._handle = handle
+        self._data = effective.data
+
+    @property
+    def data_metadata(self) -> Headers:
+        """The record of the data file alone, name included."""
+        record = self._data.copy()
+        record[NAME] = self.name
+        return record
 
     def __enter__(self) -> OpenObject:
         return self
@@ -357,19 +364,27 @@ class _Opener:
         self._lock = threading.Lock()
         self._opened: OpenObject | None = None
         self._given_up = False
+        self._cached_only = False
 
     def open_cached(self) -> OpenObject | None:
         """Open the object if the kernel has it in memory; None when that is unknown."""
+        self._cached_only = True
         try:
             directory_fd = self._fs.open_cached(
                 self._diskfile.directory, directory=True
             )
         except OSError as error:
             raise self._explain_directory(error) from error
-        return None if directory_fd is None else self.open_in(directory_fd)
+        if directory_fd is None:
+            return None
+        try:
+            return self.open_in(directory_fd)
+        except _NotCachedError:
+            return None
 
     def open(self) -> OpenObject:
         """Open the directory, then the object in it. Blocks."""
+        self._cached_only = False
         try:
             directory_fd = self._fs.open_directory(self._diskfile.directory)
         except OSError as error:
@@ -457,7 +472,12 @@ class _Opener:
             raise
 
     def _open_file(self, name: str, directory_fd: int) -> int:
-        return self._fs.open_read(name, directory_fd=directory_fd)
+        if not self._cached_only:
+            return self._fs.open_read(name, directory_fd=directory_fd)
+        fd = self._fs.open_cached(name, directory_fd=directory_fd)
+        if fd is None:
+            raise _NotCachedError
+        return fd
 
     def _read_record_of(self, part: FilePart, directory_fd: int) -> Headers:
         fd = self._open_file(part.name, directory_fd)
@@ -500,9 +520,13 @@ class _Opener:
         try:
             expires = int(text)
         except ValueError:
-            raise _Untrusted(f"X-Delete-At is {text!r}") from None
+            raise _Untrusted(f"{X_DELETE_AT} is {text!r}") from None
         if expires <= self._now and not self._open_expired:
             raise ObjectExpired(self._diskfile.directory, timestamp)
+
+
+class _NotCachedError(Exception):
+    """The kernel would have to ask the disk."""
 
 
 class _Untrusted(Exception):

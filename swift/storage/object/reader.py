@@ -101,14 +101,15 @@ class ObjectReader:
         offset = self._position
         try:
             with self._handle as fd:
+                if not self._keep_cache:
+                    self._keep_cache = True  # said once for the whole descriptor
+                    self._fs.read_once(fd)
                 data = self._fs.read(fd, size, offset)
                 while 0 < len(data) < size:
                     more = self._fs.read(fd, size - len(data), offset + len(data))
                     if not more:
                         break
                     data += more
-                if not self._keep_cache:
-                    self._fs.drop_cache(fd, offset, len(data))
         except OSError as error:
             raise self._quarantine(f"read failed: {error.strerror}") from error
         self._position = offset + len(data)

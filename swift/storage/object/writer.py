@@ -378,7 +378,11 @@ class ObjectWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._give_up()
+        if self._begun:
+            # Freeing the blocks of a large file that gets no name can take a while.
+            green.in_thread(self._give_up)
+        else:
+            self._give_up()
 
     def write(self, chunk: bytes) -> None:
         """Append bytes. Yields when enough have come. Raises DiskFull and the like."""
@@ -494,3 +498,5 @@ class ObjectWriter:
         self._commit.finish(
             part, attributes(record), self._chunks, drop_cache=drop_cache
         )
+        self._commit.close()
+        self._begun = False
