@@ -21,7 +21,6 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from swift.core.errors import FormatError, InvalidInput
-from swift.core.names import RESERVED
 from swift.core.rows import split_swift_bytes
 from swift.core.settings import TRUE_WORDS
 from swift.core.timestamp import Timestamp, decode_triple
@@ -548,8 +547,3 @@ def _digits(swift_bytes: str | None) -> str | None:
 def _iso_of_row(created_at: str) -> str:
     """The metadata time of an object row, in the form of listings."""
     return decode_triple(created_at)[2].iso
-
-
-def is_reserved(name: str) -> bool:
-    """True for a name of the reserved namespace."""
-    return name.startswith(RESERVED)

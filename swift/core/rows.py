@@ -11,6 +11,7 @@ Format: doc/source/formats/databases.md. Interop: golden rows merge alike
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import md5
@@ -24,7 +25,7 @@ DELETED_ETAG = "noetag"
 ZERO_HASH = "0" * 32
 
 _SWIFT_BYTES = "swift_bytes="
-_PLAIN_TIME_LENGTH = 16
+_PLAIN_TIME = re.compile(r"[0-9]{10}\.[0-9]{5}").fullmatch
 
 
 class ObjectRow(NamedTuple):
@@ -60,14 +61,14 @@ class ObjectRow(NamedTuple):
         rest += [None] * (3 - len(rest))
         return cls(
             _text(name),
-            _text(created_at),
+            _row_time(created_at),
             _integer(size),
             _text(content_type),
             _text(etag),
             _integer(deleted),
             _integer(rest[0]),
-            _text_or_none(rest[1]),
-            _text_or_none(rest[2]),
+            _time_or_none(rest[1]),
+            _time_or_none(rest[2]),
         )
 
     @classmethod
@@ -76,14 +77,14 @@ class ObjectRow(NamedTuple):
         try:
             return cls(
                 _text(record["name"]),
-                _text(record["created_at"]),
+                _row_time(record["created_at"]),
                 _integer(record["size"]),
                 _text(record["content_type"]),
                 _text(record["etag"]),
                 _integer(record["deleted"]),
                 _integer(record.get("storage_policy_index", 0)),
-                _text_or_none(record.get("ctype_timestamp")),
-                _text_or_none(record.get("meta_timestamp")),
+                _time_or_none(record.get("ctype_timestamp")),
+                _time_or_none(record.get("meta_timestamp")),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise FormatError("object row", f"lacks {error}") from error
@@ -112,8 +113,8 @@ class ContainerRow(NamedTuple):
         name, put, delete, count, size, deleted, *policy = fields
         return cls(
             _text(name),
-            _text_or_none(put),
-            _text_or_none(delete),
+            _time_or_none(put),
+            _time_or_none(delete),
             None if count is None else _integer(count),
             None if size is None else _integer(size),
             _integer(deleted),
@@ -161,10 +162,9 @@ def merged_object(old: ObjectRow | None, new: ObjectRow) -> ObjectRow | None:
 def _is_plain(row: ObjectRow) -> bool:
     """True for one time without offset, compared as text, for all that the row says."""
     return (
-        len(row.created_at) == _PLAIN_TIME_LENGTH
-        and row.created_at[10] == "."
-        and row.ctype_timestamp is None
+        row.ctype_timestamp is None
         and row.meta_timestamp is None
+        and _PLAIN_TIME(row.created_at) is not None
     )
 
 
@@ -324,8 +324,30 @@ def _text(value: Any) -> str:
     raise FormatError("row", f"{value!r:.40} is no text")
 
 
-def _text_or_none(value: Any) -> str | None:
-    return None if value is None else _text(value)
+def _row_time(value: Any) -> str:
+    """An object row's time or triple of times; raises FormatError.
+
+    Checked on the way in: one row without a time would break every listing.
+    """
+    text = _text(value)
+    if _PLAIN_TIME(text) is None:
+        try:
+            decode_triple(text)
+        except ValueError as error:
+            raise FormatError("row", f"{text!r:.60} is no time") from error
+    return text
+
+
+def _time_or_none(value: Any) -> str | None:
+    if value is None:
+        return None
+    text = _text(value)
+    if _PLAIN_TIME(text) is None:
+        try:
+            Timestamp.parse(text)
+        except ValueError as error:
+            raise FormatError("row", f"{text!r:.60} is no time") from error
+    return text
 
 
 def _integer(value: Any) -> int:

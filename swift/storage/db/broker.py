@@ -516,7 +516,7 @@ class Broker(ABC, Generic[_Row]):
     def max_row(self) -> int:
         """The highest ROWID the table of rows ever had, or -1."""
         with self._reading() as (connection, _):
-            return _sequence(connection, self.row_table)
+            return sequence_of(connection, self.row_table)
 
     def last_row(self) -> int:
         """The highest ROWID there is, or -1."""
@@ -612,10 +612,6 @@ def span_condition(span: Span) -> tuple[str, str, tuple[str, ...]]:
 
 def sequence_of(connection: DatabaseConnection, table: str) -> int:
     """The highest ROWID a table ever had, or -1."""
-    return _sequence(connection, table)
-
-
-def _sequence(connection: DatabaseConnection, table: str) -> int:
     row = connection.execute(
         "SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)
     ).fetchone()

@@ -430,12 +430,6 @@ class Databases:
                     break
                 directory = os.path.dirname(directory)
 
-    def remove_file(self, path: str) -> None:
-        """Remove one database file (a retired one)."""
-        self.forget(path)
-        with suppress(FileNotFoundError):
-            os.unlink(path)
-
     def remove_leftovers(self, path: str, before: float) -> None:
         """Remove creation leftovers last changed before that time."""
         directory = os.path.dirname(path)

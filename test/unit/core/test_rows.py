@@ -148,7 +148,17 @@ def test_pending_tuples_of_all_lengths_are_read(count):
 
 @pytest.mark.parametrize(
     "fields",
-    [None, (), ("a",) * 10, ("a", 1, 2, "c", "d", 0), ("a", "1", "x", "c", "d", 0)],
+    [
+        None,
+        (),
+        ("a",) * 10,
+        ("a", 1, 2, "c", "d", 0),
+        ("a", "1", "x", "c", "d", 0),
+        ("a", "17000000ab.00000", 1, "c", "d", 0),
+        ("a", "1", 1, "c", "d", 0, 0, "never"),
+        (b"\xff", "1", 1, "c", "d", 0),
+    ],
+    ids=ascii,
 )
 def test_pending_tuples_that_are_no_rows_are_errors(fields):
     with pytest.raises(FormatError):
