@@ -25,13 +25,13 @@ LOCALHOST = "127.0.0.1"
 class Node:
     """The servers `object`, `container` and `account` of one node.
 
-    ports: kind → port. Close it.
+    ports: kind → port. disks: fields of DiskConfig; options: of ObjectConfig. Close it.
     """
 
-    def __init__(self, root, *, client_timeout_s=5.0, **options):
+    def __init__(self, root, *, client_timeout_s=5.0, disks=None, **options):
         self.root = root
         self.device = root / DEVICE
-        self.device.mkdir()
+        self.device.mkdir(exist_ok=True)
         policies = StoragePolicies(
             [
                 StoragePolicy(0, ("gold",), Replication(), is_default=True),
@@ -41,18 +41,19 @@ class Node:
         salt = HashSalt(b"prefix", b"suffix")
         self.cluster = Cluster(str(root), salt, Limits(), policies, {})
         shared = {"cluster": self.cluster, "log": NULL_LOG, "metrics": NO_METRICS}
-        disks = DiskConfig(
-            devices=str(root),
-            mount_check=False,
-            fallocate_reserve=Reserve(),
+        fields = {
+            "devices": str(root),
+            "mount_check": False,
+            "fallocate_reserve": Reserve(),
             # Tests live in 2023, when tombstones are older than any reclaim age.
-            reclaim_age=4_000_000_000,
-        )
+            "reclaim_age": 4_000_000_000,
+            **(disks or {}),
+        }
         places = {"devices": str(root), "mount_check": False}
         self.apps = {
             "object": object_server.make_server(
                 object_server.ObjectConfig(**options),
-                disks,
+                DiskConfig(**fields),
                 connector=TcpConnector(),
                 **shared,
             ),

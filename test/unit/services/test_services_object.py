@@ -15,6 +15,7 @@ from swift.core import expiry, mime
 from swift.core.errors import PeerError
 from swift.core.names import ObjectName
 from swift.core.pickles import loads
+from swift.core.settings import Reserve
 from swift.runtime import green
 from swift.wire.environ import blank
 from swift.wire.request import call
@@ -679,6 +680,30 @@ def test_a_corrupt_large_object_breaks_off(node):
     with pytest.raises(PeerError):
         get(node)
     assert get(node)[0] == 404
+
+
+def test_a_full_disk_is_507_and_keeps_what_is_there(tmp_path):
+    node = Node(tmp_path)
+    put(node, at=1)
+    node.close()
+    full = Node(tmp_path, disks={"fallocate_reserve": Reserve(percent=100.0)})
+    assert put(full, bytes(100_000), at=2)[0] == 507
+    assert get(full)[2] == b"hello"
+    assert not temporary_files(full)
+    full.close()
+
+
+@pytest.mark.parametrize("header", [None, "bytes=100000-299999"])
+def test_large_bodies_may_be_sent_by_the_kernel(tmp_path, header):
+    node = Node(tmp_path, disks={"splice": True})
+    body = bytes(range(256)) * 4000
+    put(node, body)
+    asked = {} if header is None else {"Range": header}
+    _, headers, content = get(node, **asked)
+    expected = body if header is None else body[100000:300000]
+    assert content == expected
+    assert headers["Content-Length"] == str(len(expected))
+    node.close()
 
 
 def test_suffix_hashes_are_pickled(node):
