@@ -7,11 +7,11 @@ import json
 import re
 import socket
 from pathlib import Path
-from test.support.node import DEVICE, LOCALHOST, Node
 
 import pytest
 
 from swift.runtime import green
+from test.support.node import DEVICE, LOCALHOST, Node
 
 GOLDEN = Path(__file__).parent / "golden" / "wire"
 
@@ -24,7 +24,7 @@ def node(tmp_path):
 
 
 def captured_puts(name):
-    """The events of the PUTs to object servers, device renamed, told to no container."""
+    """The events of PUTs to object servers, device renamed, without container."""
     scenario = json.loads((GOLDEN / f"{name}.json").read_text())
     for connection in scenario["connections"]:
         first = connection["events"][0]["bytes_latin1"]
