@@ -107,7 +107,7 @@ def choose_replicated(names: Iterable[str]) -> FileSet:
     return _choose_replicated(tuple(names))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _choose_replicated(names: tuple[str, ...]) -> FileSet:
     # Hot objects are looked up over and over; the same names always mean the same.
     parts, unexpected = [], []

@@ -25,7 +25,6 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from swift.core.errors import DeviceUnavailable, DiskFull, LockTimeout
-from swift.runtime import green
 
 XATTR_SIZE_FIRST = 4096
 """Bytes of an attribute that one call reads; larger ones cost two more calls."""
@@ -321,21 +320,18 @@ class FileSystem:
         process exclude each other too.
         """
         fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+        waited_ms, pause_ms = 0, 1
         try:
-            deadline = None
-            pause_ms = 1
             while True:
                 try:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     return fd
                 except BlockingIOError:
                     pass
-                moment = green.monotonic()
-                if deadline is None:
-                    deadline = moment + timeout_s
-                elif moment >= deadline:
+                if waited_ms >= timeout_s * 1000:
                     raise LockTimeout(path, timeout_s)
                 select.select((), (), (), pause_ms / 1000)
+                waited_ms += pause_ms
                 pause_ms = min(pause_ms * 2, LOCK_POLL_MS_MAX)
         except BaseException:
             os.close(fd)

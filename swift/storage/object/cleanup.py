@@ -14,7 +14,6 @@ from dataclasses import replace
 from uuid import UUID
 
 from swift.core.objectfiles import FilePart, FileSet
-from swift.storage.fs import GONE
 from swift.storage.object.context import DiskContext
 
 QUARANTINE_DIR = "quarantined"
@@ -23,16 +22,14 @@ QUARANTINE_DIR = "quarantined"
 def clean_up(context: DiskContext, directory: str, *, now: float) -> FileSet | None:
     """Remove obsolete and reclaimable files; what stands, or None when nothing does.
 
-    An emptied directory is removed. A plain file in the place of the directory is left
-    for its caller to move aside, and counts as nothing. Raises OSError.
+    An emptied directory is removed. Raises OSError: ENOTDIR for a plain file in the
+    place of the directory.
     """
     fs = context.fs
     try:
         names = fs.list(directory)
-    except OSError as error:
-        if error.errno in GONE:
-            return None
-        raise
+    except FileNotFoundError:
+        return None
     files, left = clean_names(context, directory, names, now=now)
     if left == 0:
         with suppress(OSError):  # a writer may have come in between

@@ -11,6 +11,7 @@ Format: doc/source/formats/suffix-hashes.md (contract object-on-disk 7).
 
 from __future__ import annotations
 
+import errno
 import pickle
 from collections.abc import Iterable
 from contextlib import suppress
@@ -23,7 +24,7 @@ from swift.core.objectfiles import FileSet
 from swift.core.redundancy import SuffixHash
 from swift.runtime import green
 from swift.storage.fs import GONE, FileSystem, replace_file
-from swift.storage.object.cleanup import clean_up
+from swift.storage.object.cleanup import clean_up, move_aside
 from swift.storage.object.context import DiskContext
 
 HASHES_FILE = "hashes.pkl"
@@ -33,6 +34,8 @@ LOCK_TIMEOUT_S = 10.0
 _SIZE_MAX = 16 * 1024 * 1024
 _RETRIES_MAX = 100
 """Recalculations that may lose against others before one counts all the same."""
+
+_UNLISTABLE = frozenset((errno.ENODATA, errno.EUCLEAN, errno.ENOTDIR))
 
 _VALID = "valid"
 _UPDATED = "updated"
@@ -137,13 +140,27 @@ def _hash_suffix(context: DiskContext, suffix_path: str) -> SuffixHash | None:
         raise
     objects: list[FileSet] = []
     for name in names:
-        files = clean_up(context, f"{suffix_path}/{name}", now=green.now())
+        try:
+            files = clean_up(context, f"{suffix_path}/{name}", now=green.now())
+        except OSError as error:
+            if error.errno not in _UNLISTABLE:
+                raise
+            _move_aside(context, f"{suffix_path}/{name}", error)
+            continue
         if files is not None:
             objects.append(files)
     with suppress(OSError):
         fs.remove_directory(suffix_path)
         return None
     return redundancy.suffix_hashes(objects)
+
+
+def _move_aside(context: DiskContext, path: str, reason: OSError) -> None:
+    """Put what should be a hash directory, and cannot be listed, into quarantine."""
+    device_path = path.rsplit("/", 4)[0]
+    target = move_aside(context, device_path, path)
+    context.metrics.increment("quarantines")
+    context.log.error("object %s: quarantined to %s: %s", path, target, reason.strerror)
 
 
 def _consolidated(fs: FileSystem, partition_path: str) -> dict[str, Any]:

@@ -118,7 +118,7 @@ class Commit:
         """
         try:
             self._open_temporary()
-            self._check_space()
+            self._check_space(size or 0)
             if size and not self._context.config.disable_fallocate:
                 self._fs.preallocate(self._fd, size)
         except OSError as error:
@@ -157,7 +157,7 @@ class Commit:
             if self._temporary is None:
                 self._open_temporary()
                 if part.kind != TOMBSTONE:
-                    self._check_space()
+                    self._check_space(sum(map(len, chunks)))
             if chunks:
                 fs.write(self._fd, chunks)
             for name, value in stored:
@@ -250,12 +250,13 @@ class Commit:
             for parent in self._parents:
                 self._fs.sync_directory(parent)
 
-    def _check_space(self) -> None:
+    def _check_space(self, size: int) -> None:
+        """Refuse what would leave no more than the reserve."""
         reserve = self._context.config.fallocate_reserve
         if not reserve.bytes and not reserve.percent:
             return
         free_bytes, total_bytes = self._fs.space(self._fd)
-        if reserve.violated(free_bytes, total_bytes):
+        if reserve.violated(free_bytes - size, total_bytes):
             raise DiskFull(
                 self._place.device, f"{free_bytes} bytes free are kept in reserve"
             )

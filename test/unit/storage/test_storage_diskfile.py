@@ -410,6 +410,11 @@ def test_the_reserve_is_kept(tmp_path):
     store.file().delete(at(2))
     assert store.names() == [f"{at(2).internal}.ts"]
     disk.space_left = (11, 1000)
+    with pytest.raises(DiskFull):
+        store.put(b"x", at(3))
+    with pytest.raises(DiskFull), store.file().writer(LARGE):
+        pytest.fail("the body was asked for")
+    disk.space_left = (12, 1000)
     store.put(b"x", at(3))
     assert store.get() == b"x"
     assert not disk.open_fds

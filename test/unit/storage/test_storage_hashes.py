@@ -157,6 +157,17 @@ def test_unexpected_files_stay_and_have_the_digest_of_nothing(store):
     assert os.listdir(path) == [".1700000001.00000.data.a1B2c3"]
 
 
+def test_a_file_in_the_place_of_a_hash_directory_is_quarantined(store):
+    store.put(b"x", at(1))
+    expected = hashes_of(store)
+    junk = store.path().with_name("f" * 29 + store.file().suffix)
+    junk.write_bytes(b"junk")
+    store.manager.invalidate("sda1", "7", store.file().suffix)
+    assert hashes_of(store) == expected
+    assert (store.device / "quarantined" / "objects" / junk.name).is_file()
+    assert store.metrics.counts == {"quarantines": 1}
+
+
 def test_a_change_during_the_calculation_is_not_lost(store, monkeypatch):
     store.put(b"x", at(1))
     from swift.storage.object import hashes
