@@ -21,6 +21,10 @@ from swift.runtime import green
 RECV_BYTES = 65536
 """What one recv asks for when the amount is not known."""
 
+BODY_BYTES = 262144
+"""What one recv of a body that is passed on asks for: fewer, larger steps cost a fifth
+less than steps of 64 KiB, and a slow reader holds no more than one of them."""
+
 _JOIN_MAX = 32768  # smaller buffers are joined before sending; copying costs less
 _STREAK_MAX = 32  # reads in a row without waiting, before others get their turn
 _WINDOW = 1 << 20  # bytes one sendfile or splice moves at most

@@ -31,7 +31,7 @@ from swift.core.headers import (
     Headers,
 )
 from swift.runtime import green
-from swift.wire.channel import RECV_BYTES, Channel
+from swift.wire.channel import BODY_BYTES, RECV_BYTES, Channel
 from swift.wire.framing import (
     CHUNK_LINE_MAX,
     CRLF,
@@ -64,8 +64,9 @@ _IN_PROGRESS = (errno.EINPROGRESS, errno.EAGAIN, errno.EALREADY)
 class ClientResponse:
     """One answer: status and headers at hand, the body still to be read.
 
-    content_length: of the body to come, 0 for none, None when unknown. timeout_s: the
-    limit of each wait for more of the body; set it at will.
+    content_length: of the body to come, 0 for none, None when unknown. peer: `ip:port`
+    of who answered. timeout_s: the limit of each wait for more of the body; set it at
+    will.
     """
 
     __slots__ = (
@@ -75,6 +76,7 @@ class ClientResponse:
         "_left",
         "content_length",
         "headers",
+        "peer",
         "reason",
         "status",
         "timeout_s",
@@ -97,6 +99,7 @@ class ClientResponse:
         self.headers = headers
         self.content_length = content_length
         self.timeout_s = timeout_s
+        self.peer = connection.peer
         self._connection: HttpConnection | None = connection
         self._left = content_length
         self._chunk_left = -1 if chunked else -2  # -2: not chunked, -1: size line next
@@ -104,11 +107,6 @@ class ClientResponse:
 
     def __repr__(self) -> str:
         return f"<ClientResponse {self.status} {self.reason}>"
-
-    @property
-    def peer(self) -> str:
-        """`ip:port` of who answered; empty once the body has been read."""
-        return self._connection.peer if self._connection is not None else ""
 
     @property
     def ended(self) -> bool:
@@ -133,7 +131,7 @@ class ClientResponse:
                 wanted -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def read_some(self, size: int = RECV_BYTES) -> bytes:
+    def read_some(self, size: int = BODY_BYTES) -> bytes:
         """1 to `size` bytes, as soon as there are any; empty at the end. Yields."""
         connection = self._connection
         if connection is None:
@@ -436,7 +434,9 @@ class HttpConnection:
         if status < 200:
             self._buffer = rest
             self.fresh = False
-            return ClientResponse(self, status, reason, headers, 0, b"", timeout_s)
+            interim = ClientResponse(self, status, reason, headers, 0, b"", timeout_s)
+            interim._connection = None  # its body has ended, the exchange goes on
+            return interim
         self._buffer = b""
         self.fresh = False
         wish = dict.get(headers, CONNECTION)
