@@ -242,8 +242,8 @@ def test_ports_of_our_devices_follow_the_rings(tmp_path: Path) -> None:
 @contextmanager
 def running(
     tmp_path: Path, defaults: str, kind: str = "proxy"
-) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A server in a process of its own, ready; and its port."""
+) -> Iterator[tuple[subprocess.Popen[bytes], int, Callable[[], bytes]]]:
+    """A server in a process of its own, ready; its port, and what it tells next."""
     port = free_port("127.0.0.1")
     path = configured(tmp_path, f"bind_port = {port}\n{defaults}")
     notify = str(tmp_path / "notify")
@@ -263,7 +263,7 @@ def running(
         )
         try:
             assert ready.recv(100) == b"READY=1"
-            yield server, port
+            yield server, port, lambda: ready.recv(100)
         finally:
             server.kill()
             server.wait(LIMIT_S)
@@ -280,7 +280,7 @@ def ask(port: int) -> str:
 
 
 def test_the_main_process_serves_alone_without_workers(tmp_path: Path) -> None:
-    with running(tmp_path, "workers = 0") as (server, port):
+    with running(tmp_path, "workers = 0") as (server, port, _):
         answer = ask(port)
 
         assert answer == f"hi 5368709122 {server.pid}"
@@ -289,7 +289,7 @@ def test_the_main_process_serves_alone_without_workers(tmp_path: Path) -> None:
 
 
 def test_workers_serve_are_replaced_and_end_with_their_parent(tmp_path: Path) -> None:
-    with running(tmp_path, "workers = 1") as (server, port):
+    with running(tmp_path, "workers = 1") as (server, port, _):
         worker = int(ask(port).split()[-1])
         assert worker != server.pid
 
@@ -308,7 +308,7 @@ def test_workers_serve_are_replaced_and_end_with_their_parent(tmp_path: Path) ->
 
 
 def test_a_hangup_lets_the_server_end(tmp_path: Path) -> None:
-    with running(tmp_path, "workers = 1") as (server, port):
+    with running(tmp_path, "workers = 1") as (server, port, _):
         ask(port)
 
         server.send_signal(signal.SIGHUP)
@@ -337,7 +337,7 @@ def test_an_object_server_serves_the_ports_that_its_ring_names(tmp_path: Path) -
     path.write_bytes(ring_of(("127.0.0.1", first), ("127.0.0.1", second)))
     defaults = "servers_per_port = 1\nring_check_interval = 0.1"
 
-    with running(tmp_path, defaults, "object") as (server, bind_port):
+    with running(tmp_path, defaults, "object") as (server, bind_port, _):
         pids = {ask(first).split()[-1], ask(second).split()[-1]}
         assert len(pids) == 2
         assert str(server.pid) not in pids
@@ -353,13 +353,14 @@ def test_an_object_server_serves_the_ports_that_its_ring_names(tmp_path: Path) -
 
 
 def test_a_reload_loses_no_request(tmp_path: Path) -> None:
-    with running(tmp_path, "workers = 1") as (server, port):
+    with running(tmp_path, "workers = 1") as (server, port, told):
         old = ask(port)
 
         server.send_signal(signal.SIGUSR1)
 
         # Every answer until the new worker's own is one of the old worker's.
         assert within_the_limit(lambda: ask(port) != old)
+        assert [told(), told()] == [b"RELOADING=1", b"READY=1"]
         assert server.poll() is None
         server.terminate()
         assert server.wait(LIMIT_S) == 0
