@@ -35,6 +35,7 @@ _NAMES_MAX = 2048  # remembered header names of peers; the rest is worked out an
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TARGET = re.compile(r"[\x21-\x7e\x80-\xff]+")
+_METHODS = frozenset(("GET", "HEAD", "PUT", "POST", "DELETE"))
 _VERSION = re.compile(r"HTTP/([0-9])\.([0-9])")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9][0-9])(?: ([^\r\n]*))?")
 
@@ -181,7 +182,7 @@ def split_request_line(line: str) -> tuple[str, str, str]:
         method, target, protocol = words
         if protocol not in ("HTTP/1.1", "HTTP/1.0"):
             protocol = _known_protocol(protocol)
-        if not _TOKEN.fullmatch(method):
+        if method not in _METHODS and not _TOKEN.fullmatch(method):
             raise BadFraming("bad method")
     else:
         raise BadFraming("bad request line")

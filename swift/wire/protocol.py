@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.client import responses
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from urllib.parse import quote
 
 from swift.core.errors import ClientDisconnect, ClientTimeout
@@ -140,6 +140,22 @@ class ErrorStream(io.TextIOBase):
 
 
 # --- Heads ----------------------------------------------------------------------------
+
+
+class _NoBody(RequestBody):
+    """The body of all requests that have none."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        # Whoever reads it touches no channel, for it has ended.
+        super().__init__(cast("Channel", None), b"", 0, 0.0)
+
+    def continue_headers(self, headers: Iterable[tuple[str, str]]) -> None:
+        """Nothing: there will be no 100."""
+
+
+_NO_BODY = _NoBody()
 
 
 class _Refused(Exception):
@@ -474,7 +490,7 @@ class ServerConnection:
             return None
         limits = self._serving.limits
         first = head.find(CRLF)
-        if len(head) >= min(limits.max_request_line, limits.max_header_size):
+        if len(head) >= limits.max_request_line or len(head) >= limits.max_header_size:
             self._check_lines(head, first)
         method, target, protocol = _request_line(head[:first])
         if head.count(b"\n") - 2 > limits.max_header_count:
@@ -530,8 +546,10 @@ class ServerConnection:
             length = None
             if self._protocol != "HTTP/1.1":
                 self._keep = False
+        if length == 0:
+            return _NO_BODY
         expects = False
-        if self._protocol == "HTTP/1.1" and length != 0:
+        if self._protocol == "HTTP/1.1":
             wish = environ.get("HTTP_EXPECT")
             expects = wish is not None and wish.lower() == "100-continue"
         body = RequestBody(
@@ -582,7 +600,8 @@ class ServerConnection:
         assert body is not None, "a request has a body reader"
         if not body.finished and not self._rid_of(body):
             return False
-        self._buffer = body.surplus()
+        if body is not _NO_BODY:
+            self._buffer = body.surplus()
         if self._buffer:
             green.yield_now()  # a client that pipelines is not alone here
         return not body.broken
