@@ -520,15 +520,14 @@ class ContainerServer(NodeServer):
         name = call.container()
         timestamp = call.timestamp()
         policy_index = policy_index_of(call.headers, self.cluster)
-        try:
-            rows = [
-                ObjectRow.from_record(record) for record in json.loads(_body_of(call))
-            ]
-        except (ValueError, TypeError, AttributeError, KeyError, FormatError) as error:
-            return Response(400, body=f"Invalid body: {error}")
+        body = _body_of(call)
         broker = self._broker(call, name)
 
         def merge() -> Response:
+            try:
+                rows = [ObjectRow.from_record(record) for record in json.loads(body)]
+            except (ValueError, TypeError, FormatError) as error:
+                return Response(400, body=f"Invalid body: {error}")
             index = self._default_policy(call, policy_index)
             if self._auto_create(call, broker, name, timestamp, index) is None:
                 return Response(404)

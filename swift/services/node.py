@@ -244,10 +244,15 @@ class NodeServer:
             response = self._answer(handler, environ, method)
             good, bad = self._metric_names[method]
             self.metrics.timing_since(good if response.status < 500 else bad, start)
+            if self.metrics.is_labelled:
+                self.observe(environ, response.status, start)
         chunks = response(environ, start_response)
         if self._template is not None:
             self._write_access_line(self._template, environ, response, start)
         return chunks
+
+    def observe(self, environ: Environ, status: int, start: float) -> None:
+        """Tell labelled metrics of a request; kinds that have some override it."""
 
     def _answer(self, handler: Handler, environ: Environ, method: str) -> Response:
         try:

@@ -73,6 +73,7 @@ from swift.runtime.metrics import Metrics
 from swift.services.node import Handler, NodeCall, NodeConfig, NodeServer
 from swift.services.object_put import (
     NOTHING,
+    OWN_NAMES,
     Existing,
     ObjectPut,
     PutConfig,
@@ -84,7 +85,9 @@ from swift.services.updates import ObjectUpdates, UpdateSender
 from swift.storage.object.context import DiskConfig
 from swift.storage.object.diskfile import DiskFile, OpenObject
 from swift.storage.object.manager import DiskFileManager
+from swift.wire import environ as env
 from swift.wire.client import ConnectionPool, Connector, TcpConnector
+from swift.wire.environ import Environ, headers_of
 from swift.wire.filter import PipelineContext
 from swift.wire.request import Response, response_of
 
@@ -135,7 +138,7 @@ class ObjectConfig(NodeConfig, PutConfig):
     @property
     def stored_headers(self) -> frozenset[str]:
         """Title-Cased names that are stored beside the families of metadata."""
-        return frozenset(map(title, (*self.allowed_headers, X_DELETE_AT)))
+        return frozenset(map(title, (*self.allowed_headers, X_DELETE_AT))) - OWN_NAMES
 
 
 class ObjectServer(NodeServer):
@@ -197,6 +200,22 @@ class ObjectServer(NodeServer):
             call.partition,
             name,
             next_part_power=call.headers.integer(X_BACKEND_NEXT_PART_POWER),
+        )
+
+    def observe(self, environ: Environ, status: int, start: float) -> None:
+        """Tell the labelled timing of a request."""
+        headers = headers_of(environ)
+        account, container = (environ[env.PATH_INFO].split("/", 5) + [None] * 5)[3:5]
+        self.metrics.labelled_timing(
+            "swift_object_server_request_timing",
+            {
+                "method": environ[env.REQUEST_METHOD],
+                "status": status,
+                "account": account,
+                "container": container,
+                "policy": headers.get(X_BACKEND_STORAGE_POLICY_INDEX, "0"),
+            },
+            (green.now() - start) * 1000,
         )
 
     # --- GET, HEAD ------------------------------------------------------------------

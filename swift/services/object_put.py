@@ -416,7 +416,7 @@ class ObjectPut:
                 (ETAG, etag),
             ]
         )
-        extra = replication_names(headers) - _OWN_NAMES
+        extra = replication_names(headers) - OWN_NAMES
         put = dict.__setitem__
         for name, value in headers.items():
             if (
@@ -451,7 +451,7 @@ class ObjectPut:
         return facts
 
 
-_OWN_NAMES = frozenset((X_TIMESTAMP, CONTENT_TYPE, CONTENT_LENGTH, ETAG))
+OWN_NAMES = frozenset((X_TIMESTAMP, CONTENT_TYPE, CONTENT_LENGTH, ETAG))
 """What a record says of the body itself; no further header may say otherwise."""
 
 

@@ -295,6 +295,29 @@ def test_fewer_bytes_than_hinted_is_499(node):
     assert get(node)[0] == 404
 
 
+def test_clients_that_go_away_leave_no_descriptor_open(node):
+    put(node, bytes(5_000_000))
+    get(node)
+    green.sleep(0.05)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        sock = socket.create_connection((LOCALHOST, node.ports["object"]))
+        sock.sendall(f"GET /{DEVICE}/7/a/c/o HTTP/1.1\r\n\r\n".encode())
+        green.sleep(0.02)
+        sock.close()
+        sock = socket.create_connection((LOCALHOST, node.ports["object"]))
+        head = f"PUT /{DEVICE}/7/a/c/p HTTP/1.1\r\nX-Timestamp: {stamp(1)}\r\n"
+        head += "Content-Type: a/b\r\nContent-Length: 900000\r\n\r\n"
+        sock.sendall(head.encode() + bytes(500_000))
+        green.sleep(0.02)
+        sock.close()
+    deadline = green.monotonic() + 5
+    while len(os.listdir("/proc/self/fd")) > before:
+        assert green.monotonic() < deadline, "descriptors leak"
+        green.sleep(0.02)
+    assert get(node, name="a/c/p")[0] == 404
+
+
 # --- footers and commit ---------------------------------------------------------------
 
 
