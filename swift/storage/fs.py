@@ -271,8 +271,8 @@ class FileSystem:
 
         ext4 and XFS keep one log for the metadata of the whole file system, written in
         order: once a directory is on the disk, the older entry that names it is too.
-        Then the parents of new directories need no sync of their own, which would cost
-        a flush of the disk's cache each.
+        (ext4 without a log syncs the parents of a new directory along with it.) Then
+        they need no sync of their own, which would cost a flush of the disk each.
         """
         device = os.fstat(fd).st_dev
         known = self._ordered.get(device)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import md5
@@ -42,7 +42,6 @@ INLINE_MD5_MAX = 64 * 1024
 """Bytes whose MD5 costs less than asking a disk thread for it."""
 
 _LINK_ATTEMPTS = 3
-_FIRST = (CONTENT_TYPE, CONTENT_LENGTH, ETAG)
 _MIB = 1024 * 1024
 
 
@@ -71,17 +70,27 @@ class Place:
         relative = hash_directory(objects_dir, partition, self.path_hash)
         return f"{self.device_path}/{relative}"
 
-    def record(self, timestamp: Timestamp, metadata: Headers) -> Headers:
-        """The record to store: time, what describes the body, the rest, the name."""
-        record = Headers()
-        dict.__setitem__(record, X_TIMESTAMP, timestamp.internal)
-        for key in _FIRST:
-            if key in metadata:
-                dict.__setitem__(record, key, metadata[key])
+    def record(
+        self,
+        timestamp: Timestamp,
+        metadata: Headers,
+        body: Mapping[str, str] | None = None,
+    ) -> dict[str, str]:
+        """The record to store: time, what describes the body, the rest, the name.
+
+        body: Content-Length and ETag of a data file, by their keys; they take the place
+        of what `metadata` says.
+        """
+        record = {X_TIMESTAMP: timestamp.internal}
+        if body is not None:
+            if CONTENT_TYPE in metadata:
+                record[CONTENT_TYPE] = metadata[CONTENT_TYPE]
+            record.update(body)
         for key, value in metadata.items():
-            if key != X_TIMESTAMP and key != NAME:
-                dict.__setitem__(record, key, value)
-        dict.__setitem__(record, NAME, self.name or metadata.get(NAME, ""))
+            if key not in record:
+                record[key] = value
+        record.pop(NAME, None)
+        record[NAME] = self.name or metadata.get(NAME, "")
         return record
 
 
@@ -423,10 +432,8 @@ class ObjectWriter:
         it was, but for DeviceUnavailable, after which either may stand. Raises
         DiskFull, DeviceUnavailable, LockTimeout.
         """
-        metadata = metadata.copy()
-        metadata[CONTENT_LENGTH] = str(self.size)
-        metadata[ETAG] = self.etag
-        record = self._place.record(timestamp, metadata)
+        body = {CONTENT_LENGTH: str(self.size), ETAG: self.etag}
+        record = self._place.record(timestamp, metadata, body)
         part = FilePart(timestamp, DATA, None, fragment_index, durable)
         self._in_thread(self._finish, part, record, admit)
 
@@ -491,7 +498,7 @@ class ObjectWriter:
         self._hashed = self.size
 
     def _finish(
-        self, part: FilePart, record: Headers, admit: Callable[[], None] | None
+        self, part: FilePart, record: dict[str, str], admit: Callable[[], None] | None
     ) -> None:
         if admit is not None:
             admit()
