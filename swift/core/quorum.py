@@ -108,17 +108,18 @@ class Tally:
         """Count one more answer and say where that leaves the write."""
         self.fed += 1
         self._counts[_class_of(status)] += 1
-        self._moved[_class_of(self._same_as.get(status, status))] += 1
+        if self._same_as:
+            self._moved[_class_of(self._same_as.get(status, status))] += 1
         return self.verdict
 
     @property
     def verdict(self) -> Verdict:
         """MET when a class has the quorum, LOST when none can have it any more."""
-        most = max(
-            max(self._counts[kind], self._moved[kind]) if self._same_as
-            else self._counts[kind]
-            for kind in _CLASSES
-        )  # fmt: skip
+        counts = self._counts
+        most = max(counts[2], counts[3], counts[4])
+        if self._same_as:
+            moved = self._moved
+            most = max(most, moved[2], moved[3], moved[4])
         if most >= self._quorum:
             return Verdict.MET
         if most + self._asked - self.fed < self._quorum:

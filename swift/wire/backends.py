@@ -60,7 +60,7 @@ class Ask:
 
 def device_segment(name: str) -> str:
     """A device's name in a path."""
-    return name if name.isalnum() and name.isascii() else quote_segment(name)
+    return name if name.isascii() and name.isalnum() else quote_segment(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,9 +382,10 @@ OnHandoff = Callable[[int], object]
 
 def without_connection_headers(headers: Headers) -> Headers:
     """A backend's headers without those that were about its connection only."""
-    kept = headers.copy()
+    kept = Headers.titled(headers.items())
     for name in _HOP_BY_HOP:
-        kept.pop(name, None)
+        # Title-Cased already, so that the mapping's own look-up need not see to it.
+        dict.pop(kept, name, None)
     return kept
 
 

@@ -125,6 +125,11 @@ class ErrorLimiter:
         self._errors: dict[NodeKey, tuple[int, float]] = {}
         self._count = count
 
+    @property
+    def is_idle(self) -> bool:
+        """True when no node has made an error: none is limited."""
+        return not self._errors
+
     def is_limited(self, node: Node, now: float) -> bool:
         """True while the node is to be skipped."""
         if not self._errors:
@@ -203,6 +208,8 @@ class NodeOrder:
         """The nodes, best first; equal ones at random."""
         ordered = list(nodes)
         _shuffle(ordered, rng)
+        if self.method == "shuffle":
+            return ordered
         if self.method == "timing":
             ordered.sort(key=lambda node: self.timings.seconds(node, now))
         elif self.method == "affinity":
@@ -312,12 +319,13 @@ class Candidates:
     def __next__(self) -> Node:
         if self._count <= 0:
             raise StopIteration
+        limiter = self._limiter
         for node in self._first:
-            if not self._limiter.is_limited(node, self._now()):
+            if limiter.is_idle or not limiter.is_limited(node, self._now()):
                 self._count -= 1
                 return node
         for node in self._handoffs:
-            if not self._limiter.is_limited(node, self._now()):
+            if limiter.is_idle or not limiter.is_limited(node, self._now()):
                 self._count -= 1
                 self._used += 1
                 if self._on_handoff is not None:

@@ -18,7 +18,7 @@ from urllib.parse import quote as _quote
 from swift.core import headers as h
 from swift.core.headers import Headers
 from swift.core.metadata_rules import Refusal
-from swift.core.names import AccountName, ContainerName, Name, ObjectName
+from swift.core.names import AccountName, ContainerName, Name, ObjectName, quote
 from swift.core.policy import StoragePolicy
 from swift.core.quorum import Answer
 from swift.core.ring.devices import Node
@@ -253,10 +253,13 @@ class Exchange:
 
 def _referer(environ: Environ) -> str:
     host = environ.get(env.HTTP_HOST) or environ.get(env.SERVER_NAME, "-")
-    return (
-        f"{environ[env.REQUEST_METHOD]} {environ.get(env.WSGI_URL_SCHEME, 'http')}://"
-        f"{host}{env.path_qs(environ)}"
-    )
+    path: str = environ[env.PATH_INFO]
+    if not path.isascii():
+        path = path.encode("latin-1").decode("utf-8", "surrogateescape")
+    query = environ.get(env.QUERY_STRING)
+    query = f"?{query}" if query else ""
+    scheme = environ.get(env.WSGI_URL_SCHEME, "http")
+    return f"{environ[env.REQUEST_METHOD]} {scheme}://{host}{quote(path)}{query}"
 
 
 def refused(refusal: Refusal) -> Response:

@@ -101,8 +101,8 @@ def _headers(exchange: Exchange, place: Place) -> PairList:
     for key, name in _CONDITION_KEYS:
         if key in environ:
             headers.append((name, environ[key]))
-    for key in environ:
-        if key.startswith(_BACKEND_KEYS) and key != _POLICY_KEY:
+    for key in [key for key in environ if key.startswith(_BACKEND_KEYS)]:
+        if key != _POLICY_KEY:
             headers.append((h.title(key[5:].replace("_", "-")), environ[key]))
     if exchange.proxy.config.allow_open_expired and may_open_expired(exchange):
         headers.append((h.X_BACKEND_OPEN_EXPIRED, "true"))
