@@ -66,6 +66,9 @@ class Cluster:
                 "--no-restart",
                 "--port",
                 str(self.port),
+                # Away from other clusters that start at the same moment.
+                "--storage-port",
+                str(free_port()),
                 *self._arguments,
                 str(self.folder),
             ],
