@@ -74,11 +74,14 @@ class ServerOptions:
     limits: HttpLimits = field(default_factory=HttpLimits)
 
 
-def listen(options: ServerOptions, port: int | None = None) -> socket.socket:
+def listen(
+    options: ServerOptions, port: int | None = None, *, alone: bool = False
+) -> socket.socket:
     """A listening socket, non-blocking, whose port other sockets may share.
 
-    port: instead of options.bind_port; 0 lets the system choose. Tries for
-    bind_timeout while the address is taken. Raises ConfigError.
+    port: instead of options.bind_port; 0 lets the system choose. alone: nobody else may
+    listen there yet. Tries for bind_timeout while the address is taken. Raises
+    ConfigError.
     """
     ip = options.bind_ip
     number = options.bind_port if port is None else port
@@ -87,6 +90,8 @@ def listen(options: ServerOptions, port: int | None = None) -> socket.socket:
     while True:
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
+            if alone:
+                _refuse_if_taken(family, ip, number)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             # Accepted sockets inherit these, which saves calls for each of them.
@@ -107,6 +112,17 @@ def listen(options: ServerOptions, port: int | None = None) -> socket.socket:
             continue
         sock.setblocking(False)
         return sock
+
+
+def _refuse_if_taken(family: int, ip: str, port: int) -> None:
+    """Raise OSError when another server listens there.
+
+    Sharing a port is for our own workers: with SO_REUSEPORT two servers of one user
+    would both start, and the kernel would deal requests of one cluster to the other.
+    """
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((ip, port))
 
 
 def tls_context(options: ServerOptions) -> ssl.SSLContext | None:
@@ -368,8 +384,10 @@ class Master:
         return sorted(self._ports())
 
     def _bind_port(self, port: int, count: int) -> Iterator[_Slot]:
-        for _ in range(count):
-            listener = listen(self._options, port)
+        for index in range(count):
+            # After a seamless reload the old workers still listen there.
+            alone = index == 0 and not self._old_workers
+            listener = listen(self._options, port, alone=alone)
             port = listener.getsockname()[1]  # 0 was the system's choice
             yield _Slot(port, listener)
 
