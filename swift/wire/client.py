@@ -375,6 +375,18 @@ class HttpConnection:
         except (TimeoutError, OSError) as error:
             raise self._failed(error) from error
 
+    def send_now(self, data: bytes) -> int:
+        """How many bytes of the body the kernel took at once. Raises PeerError.
+
+        For who has other connections to see to; the rest is his to send.
+        """
+        try:
+            return self.channel.sock.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise self._failed(error) from error
+
     def send_chunk(self, data: bytes) -> None:
         """Send bytes as one chunk of a chunked body; none of no bytes. Yields."""
         if data:

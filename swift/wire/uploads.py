@@ -110,6 +110,7 @@ class Upload:
         self.index = index
         self.is_alive = True
         self.is_finished = False
+        self._is_idle = False  # the thread waits for bytes that it would send plainly
         self._backends = backends
         self._connection = connection
         self._framing = framing
@@ -121,14 +122,26 @@ class Upload:
     # --- The sender's side ------------------------------------------------------------
 
     def put(self, chunk: bytes) -> bool:
-        """Queue bytes; False when the node has lost its place. Yields if slow."""
+        """Queue bytes; False when the node has lost its place. Yields if slow.
+
+        What the kernel takes at once needs no queue and no other thread.
+        """
         if not self.is_alive:
             return False
         try:
+            if self._is_idle and not len(self._queue):
+                sent = self._connection.send_now(chunk)
+                if sent == len(chunk):
+                    return True
+                chunk = chunk[sent:]
             self._queue.put(chunk, self._timeout_s)
-        except green.QueueFull:
-            error = PeerTimeout(self._connection.peer, "takes the body too slowly")
+        except PeerError as error:
             self._lose(error)
+            self._thread.kill()
+            self._connection.close()
+        except green.QueueFull:
+            slow = PeerTimeout(self._connection.peer, "takes the body too slowly")
+            self._lose(slow)
             self._thread.kill()
             self._connection.close()
         return self.is_alive
@@ -180,12 +193,14 @@ class Upload:
             connection.send_chunk(mime.body_opening(framing.boundary))
         send = connection.send_chunk if framing.is_chunked else connection.send
         get = self._queue.get
+        plain = not framing.is_chunked
         while True:
+            self._is_idle = plain
             item = get()
-            if type(item) is bytes:
-                send(item)
-            else:
+            self._is_idle = False
+            if type(item) is not bytes:
                 break
+            send(item)
         assert isinstance(item, _End), "the body is ended before the commit"
         self._send_end(item.footers)
         if framing.two_phase:
