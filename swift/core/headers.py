@@ -343,7 +343,7 @@ class Headers(dict[str, str]):
     @classmethod
     def titled(cls, items: Iterable[tuple[str, str]]) -> Headers:
         """From pairs whose names are Title-Cased and values are str already."""
-        headers = cls()
+        headers = cls.__new__(cls)  # a dict needs no __init__ to be empty
         dict.update(headers, items)
         return headers
 

@@ -26,9 +26,6 @@ from typing import Any
 
 from swift.core.errors import DeviceUnavailable, DiskFull, LockTimeout
 
-XATTR_SIZE_FIRST = 4096
-"""Bytes of an attribute that one call reads; larger ones cost two more calls."""
-
 LOCK_POLL_MS_MAX = 20
 FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 GONE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ESTALE))
@@ -163,23 +160,6 @@ class FileSystem:
 
     def get_xattr(self, fd: int, name: str) -> bytes | None:
         """An extended attribute, None when the file has none of that name."""
-        if _fgetxattr is None:
-            return self._get_large_xattr(fd, name)
-        try:
-            buffer = _buffers.xattr
-        except AttributeError:
-            buffer = _buffers.xattr = ctypes.create_string_buffer(XATTR_SIZE_FIRST)
-        size = _fgetxattr(fd, name.encode("ascii"), buffer, XATTR_SIZE_FIRST)
-        if size >= 0:
-            return ctypes.string_at(buffer, size)
-        code = ctypes.get_errno()
-        if code == errno.ENODATA:
-            return None
-        if code == errno.ERANGE:
-            return self._get_large_xattr(fd, name)
-        raise OSError(code, os.strerror(code))
-
-    def _get_large_xattr(self, fd: int, name: str) -> bytes | None:
         try:
             return os.getxattr(fd, name)
         except OSError as error:
@@ -512,26 +492,8 @@ def _load_fallocate() -> Any:
     return function
 
 
-def _load_fgetxattr() -> Any:
-    # Python's own getxattr asks with room for 128 bytes first, then with 64 KiB.
-    try:
-        function = ctypes.CDLL(None, use_errno=True).fgetxattr
-    except (OSError, AttributeError):
-        return None
-    function.restype = ctypes.c_ssize_t
-    function.argtypes = (
-        ctypes.c_int,
-        ctypes.c_char_p,
-        ctypes.c_void_p,
-        ctypes.c_size_t,
-    )
-    return function
-
-
 _cached_open = _load_cached_open()
 _fallocate = _load_fallocate()
-_fgetxattr = _load_fgetxattr()
-_buffers = threading.local()
 _HOW_FILE = ctypes.byref(_OpenHow(os.O_RDONLY | os.O_CLOEXEC, 0, _RESOLVE_CACHED))
 _HOW_DIRECTORY = ctypes.byref(
     _OpenHow(os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY, 0, _RESOLVE_CACHED)

@@ -54,16 +54,6 @@ def test_an_attribute_comes_back(fs, tmp_path, size):
         fs.get_xattr(fd, "user.a")
 
 
-def test_an_attribute_longer_than_one_call_reads_comes_back(fs, tmp_path, monkeypatch):
-    monkeypatch.setattr("swift.storage.fs.XATTR_SIZE_FIRST", 4)
-    path = tmp_path / "file"
-    path.write_bytes(b"")
-    fs.set_xattr(str(path), "user.a", b"v" * 500)
-    fd = fs.open_read(str(path))
-    assert fs.get_xattr(fd, "user.a") == b"v" * 500
-    fs.close(fd)
-
-
 def test_what_is_cached_is_read_at_once(fs, tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"0123456789")
