@@ -1054,11 +1054,15 @@ def after_fork() -> None:
                 with suppress(OSError):
                     os.close(fileno)
         del _local.hub
+        # Collecting it would end the parent's threads in here: their cleanup would
+        # remove the parent's files and answer the parent's clients.
+        _abandoned.append(hub)
     _signal_callbacks.clear()
     eventlet.hubs.use_hub(_Hub)
     _hub()
 
 
+_abandoned: list[_Hub] = []
 _signal_callbacks: dict[int, Callable[[], object]] = {}
 
 

@@ -31,7 +31,7 @@ CHUNK_LINE_MAX = 4096
 TRAILERS_MAX = 65536
 """Bytes of all trailer lines, which are read and dropped."""
 
-_NAMES_MAX = 2048  # remembered header names of peers; the rest is worked out anew
+_NAMES_MAX = 2048  # remembered header names of peers; then they are learnt anew
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TARGET = re.compile(r"[\x21-\x7e\x80-\xff]+")
@@ -93,8 +93,9 @@ def _environ_key(name: bytes) -> str:
         key = text.replace("-", "_")
         if key not in (keys.CONTENT_TYPE, keys.CONTENT_LENGTH):
             key = "HTTP_" + key
-    if len(_ENVIRON_KEYS) < _NAMES_MAX:
-        _ENVIRON_KEYS[name] = key
+    if len(_ENVIRON_KEYS) >= _NAMES_MAX:
+        _ENVIRON_KEYS.clear()
+    _ENVIRON_KEYS[name] = key
     return key
 
 
@@ -136,8 +137,9 @@ class _HeaderFields:
         titled = _TITLES.get(name)
         if titled is None:
             titled = title(name.decode("latin-1"))
-            if len(_TITLES) < _NAMES_MAX:
-                _TITLES[name] = titled
+            if len(_TITLES) >= _NAMES_MAX:
+                _TITLES.clear()
+            _TITLES[name] = titled
         text = value.decode("latin-1")
         if text[-1:] in _BLANKS:
             text = text.rstrip(" \t")

@@ -172,6 +172,7 @@ class Server:
         )
         self._acceptors: list[green.Thread] = []
         self._watches: list[green.Watch] = []
+        self._refusing = False  # the system lets us accept nothing; said once
         self._room = green.Event[None]()
         self._room.set()
         self._connections_max = options.max_clients + CONNECTIONS_IDLE_MAX
@@ -254,9 +255,12 @@ class Server:
             return
         except OSError as error:
             if error.errno != errno.ECONNABORTED and not self.serving.stopping:
-                self._log.warning("cannot accept: %s", error.strerror)
+                if not self._refusing:
+                    self._log.warning("cannot accept: %s; trying on", error.strerror)
+                self._refusing = True
                 green.sleep(_ACCEPT_PAUSE_S)
             return
+        self._refusing = False
         self._begin(sock, address)
 
     def _accept_rest(self, listener: socket.socket) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 
@@ -405,6 +406,36 @@ def test_a_body_reads_the_same_however_it_is_cut(body, cuts, sizes, chunked):
             turn += 1
         assert b"".join(read) == body
         assert pool.idle_count() == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nA: b\r\nContent-Length: 4\r\n\r\nabcd",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"2\r\nab\r\n2\r\ncd\r\n0\r\nT: t\r\n\r\n",
+    ],
+    ids=["counted", "chunked"],
+)
+def test_every_truncation_of_an_answer_is_noticed(answer):
+    scripts = [after(answer[:end]) for end in range(len(answer))]
+    with Peer(*scripts) as peer, closing_pool() as pool:
+        for _ in scripts:
+            with pytest.raises(PeerError):
+                ask(pool, peer).read()
+        assert pool.idle_count() == 0
+
+
+@given(noise=st.binary(max_size=60), at=st.integers(0, 60), drop=st.integers(0, 60))
+@settings(max_examples=60, deadline=None)
+def test_noise_in_an_answer_is_an_answer_or_a_peer_error(noise, at, drop):
+    answer = (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n"
+    )
+    broken = answer[:at] + noise + answer[at + drop :]
+    with Peer(after(broken)) as peer, closing_pool() as pool:
+        with contextlib.suppress(PeerError):
+            ask(pool, peer).read()
 
 
 # --- Uploads --------------------------------------------------------------------------
