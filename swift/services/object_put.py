@@ -484,7 +484,9 @@ class _Body:
 
     def chunks(self) -> Iterator[bytes]:
         """The object's bytes. Yields; raises ClientDisconnect, ClientTimeout."""
-        read, size = self._source.read, self._chunk_size
+        # Bytes are taken as they come: to wait for a full chunk would cost a copy.
+        source, size = self._source, self._chunk_size
+        read = getattr(source, "read_some", source.read)
         while chunk := read(size):
             yield chunk
 

@@ -17,8 +17,11 @@ from swift.core.names import ObjectName
 from swift.core.pickles import loads
 from swift.core.settings import Reserve
 from swift.runtime import green
+from swift.runtime.logs import NULL_LOG
+from swift.wire.environ import LEAVE_RELATIVE_LOCATION as LEAVE
 from swift.wire.environ import blank
-from swift.wire.request import call
+from swift.wire.request import Response, call
+from swift.wire.server import Server, ServerOptions, listen
 from test.support.node import DEVICE, LOCALHOST, Node, stamp, temporary_files
 
 PLAIN = {"Content-Type": "text/plain"}
@@ -623,6 +626,48 @@ def test_a_shard_is_told_in_the_place_of_the_root(node):
     (update,) = pending_updates(node)
     assert update["container_path"] == ".shards_a/c-ü"
     assert (update["account"], update["container"]) == ("a", "c")
+
+
+@pytest.mark.parametrize(
+    ("headers", "target"),
+    [
+        pytest.param(
+            {
+                "Location": "/.shards_a/c%20x/o",
+                "X-Backend-Location-Is-Quoted": "true",
+                "X-Backend-Redirect-Timestamp": stamp(3),
+            },
+            ".shards_a/c x",
+            id="quoted",
+        ),
+        pytest.param(
+            {
+                "Location": "/.shards_a/c/o",
+                "X-Backend-Redirect-Timestamp": stamp(3),
+            },
+            ".shards_a/c",
+            id="plain",
+        ),
+        pytest.param({"Location": "/.shards_a/c/o"}, None, id="no time"),
+        pytest.param(
+            {"Location": "/a", "X-Backend-Redirect-Timestamp": stamp(3)},
+            None,
+            id="no container",
+        ),
+    ],
+)
+def test_a_redirect_is_kept_with_its_target(node, headers, target):
+    def app(environ, start_response):
+        return Response(301, headers)({**environ, LEAVE: True}, start_response)
+
+    options = ServerOptions(bind_ip=LOCALHOST)
+    server = Server(app, listen(options), options, NULL_LOG)
+    server.start()
+    host = f"{LOCALHOST}:{server.port}"
+    assert put(node, **{**container_headers(node), "X_Container_Host": host})[0] == 201
+    (update,) = pending_updates(node)
+    assert update.get("container_path") == target
+    server.close()
 
 
 # --- telling the expirer's queue ------------------------------------------------------
