@@ -57,7 +57,7 @@ _INTERIM_MAX = 16  # 1xx answers in a row
 
 _HOST = PREFIXES[HOST]
 _LENGTH = PREFIXES[CONTENT_LENGTH]
-_CODING = PREFIXES[TRANSFER_ENCODING]
+_FRAMING = (_LENGTH, PREFIXES[TRANSFER_ENCODING])
 _IN_PROGRESS = (errno.EINPROGRESS, errno.EAGAIN, errno.EALREADY)
 
 
@@ -352,9 +352,9 @@ class HttpConnection:
         hosted = framed = False
         for name, value in headers:
             prefix = prefixes[name]
-            if prefix is _HOST:
+            if prefix == _HOST:
                 hosted = True
-            elif prefix is _LENGTH or prefix is _CODING:
+            elif prefix in _FRAMING:
                 framed = True
             lines.append(prefix + value)
         if not hosted:

@@ -245,8 +245,9 @@ class _Prefixes(dict[str, str]):
         if not _TOKEN.fullmatch(name):
             raise BadFraming(f"bad header name {name[:80]!r}")
         prefix = title(name) + ": "
-        if len(self) < _NAMES_MAX:
-            self[name] = prefix
+        if len(self) >= _NAMES_MAX:
+            self.clear()
+        self[name] = prefix
         return prefix
 
 

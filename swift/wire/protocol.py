@@ -733,9 +733,9 @@ class ServerConnection:
         for name, value in self._headers:
             prefix = prefixes[name]
             if prefix in _FRAMING:
-                if prefix is _LENGTH:
+                if prefix == _LENGTH:
                     declared = value
-                elif prefix is _CONNECTION and value.lower() == "close":
+                elif prefix == _CONNECTION and value.lower() == "close":
                     self._keep = False
                 continue
             lines.append(prefix + value)

@@ -826,6 +826,25 @@ def test_answers_that_have_no_body_keep_their_length(method, status, kind):
         assert client.read_all().startswith(b"HTTP/1.1 ")
 
 
+@pytest.mark.parametrize("name", ["content-length", "CONTENT-LENGTH"])
+def test_a_length_counts_in_any_case(name):
+    with Served(answering("200 OK", [(name, "3")], lambda: iter([b"abc"]))) as served:
+        client = served.connect()
+        client.send(b"GET / HTTP/1.1\r\n\r\n")
+        assert client.answer()[2] == b"abc"
+
+
+def test_framing_is_not_left_to_the_app():
+    headers = [("transfer-encoding", "x"), ("date", "never"), ("Connection", "keep")]
+    with Served(answering("200 OK", headers, [b"abc"])) as served:
+        client = served.connect()
+        client.send(b"GET / HTTP/1.1\r\n\r\n")
+        _, fields, body = client.answer()
+    assert body == b"abc"
+    assert fields["Date"] != "never"
+    assert sorted(fields) == ["Content-Length", "Date"]
+
+
 def test_a_body_of_unknown_length_is_chunked():
     app = answering("200 OK", [], lambda: iter([b"", b"ab", b"", b"c" * 17]))
     with Served(app) as served:
