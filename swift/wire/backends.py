@@ -226,7 +226,8 @@ class Backends:
                 ask, candidates, collector, timeout_s, stagger_s, at_once
             )
         for answer in collector.dropped:
-            discard(answer)
+            # Elsewhere, for a node that lost may be slow to send what nobody wants.
+            green.spawn(discard, answer)
 
     def _read_in_parallel(
         self,

@@ -337,8 +337,6 @@ def _ensure_account(exchange: Exchange, account: str) -> Response | None:
     if info.status not in (404, 410):
         return Response(503)
     automatic = bool(prefix) and account.startswith(prefix)
-    if info.is_deleted and not automatic:
-        return Response(404)
     if exchange.proxy.config.account_autocreate or automatic:
         return create_account(exchange, account)
     return Response(404)
