@@ -73,6 +73,18 @@ class DiskFull(DeviceUnavailable):
     """No space, quota or xattr room left; 507 as for a device that is gone."""
 
 
+class RecordTooLarge(InvalidInput):
+    """Metadata within the limits, but more than the device's file system can hold."""
+
+    def __init__(self, device: str, size_bytes: int) -> None:
+        super().__init__(
+            f"device {device}: {size_bytes} bytes of metadata do not fit a file's "
+            "attributes"
+        )
+        self.device = device
+        self.size_bytes = size_bytes
+
+
 class LockTimeout(Unavailable):
     """A lock on disk was not had in time."""
 

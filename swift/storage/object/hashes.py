@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Suffix hashes of a partition: what replicas compare instead of all objects.
 
-`hashes.pkl` remembers one digest for each suffix directory; `hashes.invalid` is a log of
-suffixes that changed since. A writer appends to the log before its file becomes visible,
-so a killed process costs a needless recalculation and never a stale digest. The log is
-not synced, as a third sync would cost a write half as much again: a loss of power may
-take its last lines, and then peers that have the write show the difference. Both files
-are touched under the partition's lock only. Everything here blocks.
+`hashes.pkl` remembers one digest for each suffix directory; `hashes.invalid` is a log
+of suffixes that changed since. A writer appends to the log before its file becomes
+visible, so a killed process costs a needless recalculation and never a stale digest.
+The log is not synced, as a third sync would cost a write half as much again: a loss of
+power may take its last lines, and then peers that have the write show the difference.
+Both files are touched under the partition's lock only. Everything here blocks.
 
 Format: doc/source/formats/suffix-hashes.md (contract object-on-disk 7).
 """
