@@ -481,12 +481,12 @@ class _Body:
     def __init__(self, source: RequestBody, chunk_size: int) -> None:
         self._source = source
         self._chunk_size = chunk_size
+        # Bytes are taken as they come: to wait for a full chunk would cost a copy.
+        self._read = getattr(source, "read_some", source.read)
 
     def chunks(self) -> Iterator[bytes]:
         """The object's bytes. Yields; raises ClientDisconnect, ClientTimeout."""
-        # Bytes are taken as they come: to wait for a full chunk would cost a copy.
-        source, size = self._source, self._chunk_size
-        read = getattr(source, "read_some", source.read)
+        read, size = self._read, self._chunk_size
         while chunk := read(size):
             yield chunk
 
@@ -521,7 +521,7 @@ class _MimeBody(_Body):
     def _next_event(self) -> mime.Event | None:
         """The next event, None at the end of the input. Yields."""
         while not self._events:
-            data = self._source.read(self._chunk_size)
+            data = self._read(self._chunk_size)
             if not data:
                 return None
             try:
@@ -602,7 +602,7 @@ class _MimeBody(_Body):
     def _drain(self) -> None:
         """Read up to the end of this phase's input, so that the next begins there."""
         count = 0
-        while data := self._source.read(self._chunk_size):
+        while data := self._read(self._chunk_size):
             try:
                 self._events[:0] = self._parser.feed(data)[::-1]
             except FormatError as error:
