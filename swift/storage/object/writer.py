@@ -22,14 +22,14 @@ from dataclasses import dataclass
 from hashlib import md5
 from types import TracebackType
 
-from swift.core.errors import DeviceUnavailable, DiskFull
+from swift.core.errors import DeviceUnavailable, DiskFull, RecordTooLarge
 from swift.core.hashing import SUFFIX_LENGTH, hash_directory, partition_of_hex
 from swift.core.headers import CONTENT_LENGTH, CONTENT_TYPE, ETAG, X_TIMESTAMP, Headers
 from swift.core.metadata import NAME, attributes
 from swift.core.objectfiles import DATA, TOMBSTONE, FilePart
 from swift.core.timestamp import Timestamp
 from swift.runtime import green
-from swift.storage.fs import as_domain_error
+from swift.storage.fs import FULL, as_domain_error
 from swift.storage.object import hashes
 from swift.storage.object.cleanup import clean_up
 from swift.storage.object.context import DiskContext
@@ -41,6 +41,10 @@ which a PUT is a single hop."""
 INLINE_MD5_MAX = 64 * 1024
 """Bytes whose MD5 costs less than asking a disk thread for it."""
 
+_XATTRS_ALWAYS_FIT = 3072
+"""Bytes of attributes that every file system in use takes, if it has room at all."""
+
+_ROOM_FOR_XATTRS = 16 * 1024 * 1024
 _LINK_ATTEMPTS = 3
 _MIB = 1024 * 1024
 
@@ -169,8 +173,7 @@ class Commit:
                     self._check_space(sum(map(len, chunks)))
             if chunks:
                 fs.write(self._fd, chunks)
-            for name, value in stored:
-                fs.set_xattr(self._fd, name, value)
+            self._attach(list(stored))
             fs.sync(self._fd)
             if drop_cache:
                 fs.drop_cache(self._fd, 0, 0)
@@ -253,6 +256,21 @@ class Commit:
             self._is_new = self._is_new or path == self._directory
         if parent not in self._parents:
             self._parents.append(parent)
+
+    def _attach(self, stored: Sequence[tuple[str, bytes]]) -> None:
+        try:
+            for name, value in stored:
+                self._fs.set_xattr(self._fd, name, value)
+        except OSError as error:
+            # ext4 keeps all attributes of a file in one block, and says that there is no
+            # space when they need more. The disk is not full then, and another attempt
+            # or another node of the kind will not help, so this must not look like it.
+            size = sum(len(value) for _, value in stored)
+            if error.errno in FULL and size > _XATTRS_ALWAYS_FIT:
+                free_bytes, _ = self._fs.space(self._fd)
+                if free_bytes > _ROOM_FOR_XATTRS:
+                    raise RecordTooLarge(self._place.device, size) from error
+            raise
 
     def _sync_parents(self) -> None:
         if self._parents and not self._fs.orders_names(self._fd):

@@ -23,6 +23,7 @@ from swift.core.errors import (
     ObjectExpired,
     ObjectMissing,
     ObjectQuarantined,
+    RecordTooLarge,
 )
 from swift.core.headers import Headers
 from swift.core.names import ObjectName
@@ -418,6 +419,22 @@ def test_the_reserve_is_kept(tmp_path):
     store.put(b"x", at(3))
     assert store.get() == b"x"
     assert not disk.open_fds
+
+
+@pytest.mark.parametrize(
+    ("size", "space_left", "expected"),
+    [
+        pytest.param(5000, (1 << 30, 1 << 31), RecordTooLarge, id="room on the disk"),
+        pytest.param(5000, (1 << 20, 1 << 31), DiskFull, id="no room on the disk"),
+        pytest.param(100, (1 << 30, 1 << 31), DiskFull, id="a small record"),
+    ],
+)
+def test_a_record_that_does_not_fit_is_no_full_disk(store, size, space_left, expected):
+    store.fs.errors = {"set_xattr": NO_SPACE}
+    store.fs.space_left = space_left
+    with pytest.raises(expected):
+        store.put(b"x", at(1), **{"X-Object-Meta-Big": "b" * size})
+    assert store.names() == []
 
 
 def test_an_error_after_the_link_is_no_success_either(store):
