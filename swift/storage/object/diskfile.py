@@ -441,7 +441,8 @@ class _Opener:
             return ObjectMissing(diskfile.directory)
         record = self._read_record_of(tombstone, directory_fd)
         self._check_name(record)
-        return ObjectDeleted(diskfile.directory, tombstone.timestamp)
+        name = dict.get(record, NAME, "")
+        return ObjectDeleted(diskfile.directory, tombstone.timestamp, name)
 
     def _open_files(
         self, files: FileSet, data_part: FilePart, directory_fd: int

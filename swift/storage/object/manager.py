@@ -19,10 +19,11 @@ from swift.runtime import green
 from swift.runtime.logs import Logger
 from swift.runtime.metrics import Metrics
 from swift.storage.devices import Devices
-from swift.storage.fs import FileSystem, as_domain_error
+from swift.storage.fs import GONE, FileSystem, as_domain_error
 from swift.storage.object import hashes
 from swift.storage.object.context import DiskConfig, DiskContext
 from swift.storage.object.diskfile import DiskFile, OpenObject
+from swift.storage.object.partitions import Partitions
 from swift.storage.object.pending import PendingUpdates
 from swift.storage.object.reader import FileSpan, ObjectReader
 from swift.storage.object.writer import ObjectWriter
@@ -35,6 +36,7 @@ __all__ = [
     "ObjectReader",
     "ObjectWriter",
     "OpenObject",
+    "Partitions",
     "PendingUpdates",
 ]
 
@@ -62,6 +64,7 @@ class DiskFileManager:
         self.policy = policy
         self.devices = devices
         self.pending = PendingUpdates(self._context)
+        self.partitions = Partitions(self._context)
 
     def diskfile(
         self,
@@ -122,13 +125,26 @@ class DiskFileManager:
 
         suffixes: those to calculate anew. Raises DeviceUnavailable, LockTimeout.
         """
+        return self.count_suffix_hashes(
+            device, partition, suffixes, list_directory=list_directory
+        )[1]
+
+    def count_suffix_hashes(
+        self,
+        device: str,
+        partition: str | int,
+        suffixes: Iterable[str] = (),
+        *,
+        list_directory: bool = False,
+    ) -> tuple[int, hashes.SuffixHashes]:
+        """How many digests had to be calculated, and what `suffix_hashes` gives."""
         path = self._partition_path(device, partition)
 
-        def calculate() -> hashes.SuffixHashes:
+        def calculate() -> tuple[int, hashes.SuffixHashes]:
             try:
                 return hashes.suffix_hashes(
                     self._context, path, suffixes, list_directory=list_directory
-                )[1]
+                )
             except OSError as error:
                 raise as_domain_error(error, device) from error
 
@@ -145,7 +161,9 @@ class DiskFileManager:
             try:
                 hashes.invalidate(self._context.fs, path, suffix)
             except OSError as error:
-                raise as_domain_error(error, device) from error
+                if error.errno not in GONE:
+                    raise as_domain_error(error, device) from error
+                # What is not there has nothing to compare; it is listed once it is.
 
         green.in_thread(note)
 

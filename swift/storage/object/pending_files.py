@@ -26,6 +26,9 @@ from swift.storage.fs import GONE, FileSystem, replace_file
 from swift.storage.object.cleanup import QUARANTINE_DIR
 
 PENDING_DIR = "async_pending"
+QUARANTINED_WITH = "objects"
+"""Below the quarantine; existing nodes put the updates of every policy there."""
+
 SIZE_MAX = 1 << 20
 """Bytes of a pending file that are read; a real one has some hundreds."""
 
@@ -154,7 +157,7 @@ class PendingTree:
         Raises OSError.
         """
         parent = f"{self._device_path}/{QUARANTINE_DIR}"
-        target = f"{parent}/{file.policy.objects_dir}"
+        target = f"{parent}/{QUARANTINED_WITH}"
         for path in (parent, target):
             with suppress(FileExistsError):
                 self._fs.make_directory(path)

@@ -162,8 +162,8 @@ class Commit:
     ) -> None:
         """Write `chunks`, attach the record and give the file its name, durably.
 
-        Raises DiskFull, DeviceUnavailable, LockTimeout; then the object is as it was,
-        but for an error after the link, when it may be the new one all the same.
+        Raises DiskFull, DeviceUnavailable, LockTimeout, RecordTooLarge; then the object
+        is as it was, but for an error after the link, when it may be the new one.
         """
         fs, place = self._fs, self._place
         try:
@@ -262,9 +262,9 @@ class Commit:
             for name, value in stored:
                 self._fs.set_xattr(self._fd, name, value)
         except OSError as error:
-            # ext4 keeps all attributes of a file in one block, and says that there is no
-            # space when they need more. The disk is not full then, and another attempt
-            # or another node of the kind will not help, so this must not look like it.
+            # ext4 keeps all attributes of a file in one block, and says that there is
+            # no space when they need more. The disk is not full then, and no other
+            # attempt and no other node will do better, so it must not look like that.
             size = sum(len(value) for _, value in stored)
             if error.errno in FULL and size > _XATTRS_ALWAYS_FIT:
                 free_bytes, _ = self._fs.space(self._fd)
@@ -447,8 +447,8 @@ class ObjectWriter:
 
         metadata: what to store beside Content-Length and ETag, which are the writer's
         own. Whoever gets an answer may tell the client; an error means the object is as
-        it was, but for DeviceUnavailable, after which either may stand. Raises
-        DiskFull, DeviceUnavailable, LockTimeout.
+        it was, but for DeviceUnavailable, after which either may stand.
+        Raises DiskFull, DeviceUnavailable, LockTimeout, RecordTooLarge.
         """
         body = {CONTENT_LENGTH: str(self.size), ETAG: self.etag}
         record = self._place.record(timestamp, metadata, body)
