@@ -8,6 +8,7 @@ operators' scripts know.
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
 import traceback
@@ -48,6 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_ERROR
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else EXIT_ERROR
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough; what is left is for nobody.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_ERROR
     except KeyboardInterrupt:
         print("\nAborting.")
         return EXIT_ERROR

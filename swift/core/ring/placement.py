@@ -27,9 +27,9 @@ from swift.core.ring.devices import Device, Tier
 from swift.core.ring.plan import ROOT, Plan, quotas
 from swift.core.ring.ring import Row
 
-# Gather-and-place rounds of one rebalance. Each takes other partitions than the rounds
-# before it; a table that is not settled after these waits for the next rebalance.
-_ROUNDS_MAX = 12
+# Attempts of one rebalance to relieve full devices; a table that is not settled then
+# waits for the next.
+_ATTEMPTS = 8
 _NOBODY = -1
 
 
@@ -120,18 +120,22 @@ def rebalance(
     untouched = bytearray(movable)
     before = [array(row.typecode, row) for row in rows]
     parts = len(rows[0])
+    is_first = all(row.count(marker) == len(row) for row in rows)
     homeless = work.gather_homeless()
     for partition in homeless:
-        untouched[partition] = 0
+        untouched[partition] = is_first
     crowded = work.gather_crowded(untouched)
     work.place(_shuffled(homeless + crowded, rng))
-    for _ in range(_ROUNDS_MAX):
-        start = gather_start % parts
-        order = chain(range(start, parts), range(start))
-        heavy = work.gather_heavy(order, untouched)
-        if not heavy:
+    for attempt in range(1, _ATTEMPTS + 1):
+        walk = chain(range(gather_start, parts), range(gather_start))
+        left = work.relieve(walk, untouched, only_to_needy=True)
+        if not left or attempt == _ATTEMPTS:
             break
-        work.place(_shuffled(heavy, rng))
+        # Stuck: no partition of a full device can go to a device in need. Others take
+        # some of its entries, and give from other partitions in the next attempt.
+        gather_start = rng.randrange(parts)
+        walk = chain(range(gather_start, parts), range(gather_start))
+        work.relieve(walk, untouched, only_to_needy=False)
     return {
         partition
         for row, old in zip(rows, before, strict=True)
@@ -145,8 +149,12 @@ class _Work:
     """The state of one rebalance.
 
     A domain is a number: a tier with devices, planned or not; the root is 0. `want` is
-    how many more entries a domain is to get; negative when it holds too many. `most` is
-    the replicas of one partition that it may hold.
+    how many more entries a domain is to get; negative when it holds too many. `least`
+    and `most` bound the replicas of one partition that it is to hold; `musts` are the
+    children with a least above 0. While a partition is placed, `here` counts its
+    replicas by domain. A heap holds the children of a domain, neediest first, by what
+    they wanted when they were last looked at (`seen`); wants only fall while replicas
+    are placed, so a child comes up in time and is then put where it belongs.
     """
 
     def __init__(
@@ -179,7 +187,11 @@ class _Work:
         ]
         self.most = [plan.most(tier) for tier in tiers]
         self.most[0] = len(rows)
+        self.least = [plan.least(tier) for tier in tiers]
         self.children = [[numbers[c] for c in plan.children.get(t, ())] for t in tiers]
+        self.musts = [[c for c in below if self.least[c]] for below in self.children]
+        self.heaps: list[list[tuple[float, int]]] = []
+        self.seen: list[int] = []
         self.device_of = {self.path[d.id][3]: d.id for d in staying}
         self.here = [0] * len(tiers)
 
@@ -264,42 +276,6 @@ class _Work:
         self._count(fullest[partition], 1)
         fullest[partition] = self.marker
 
-    def gather_heavy(self, order: Iterable[int], untouched: bytearray) -> list[int]:
-        """Partitions of which one replica left a device that holds too many entries."""
-        surplus = {
-            device_id: -self.want[path[3]]
-            for device_id, path in self.path.items()
-            if self.want[path[3]] < 0
-        }
-        heavy = []
-        left = sum(surplus.values())
-        full_rows = [row for row in self.rows if len(row) == len(self.rows[0])]
-        short_rows = self.rows[len(full_rows) :]
-        for partition in order:
-            if not left:
-                break
-            if not untouched[partition]:
-                continue
-            chosen = None
-            most = 0
-            for row in full_rows:
-                extra = surplus.get(row[partition], 0)
-                if extra > most:
-                    most, chosen = extra, row
-            for row in short_rows:
-                if partition < len(row) and surplus.get(row[partition], 0) > most:
-                    most, chosen = surplus[row[partition]], row
-            if chosen is None:
-                continue
-            device_id = chosen[partition]
-            surplus[device_id] -= 1
-            left -= 1
-            self._count(device_id, 1)
-            chosen[partition] = self.marker
-            untouched[partition] = 0
-            heavy.append(partition)
-        return heavy
-
     def _count(self, device_id: int, change: int) -> None:
         want = self.want
         want[0] += change
@@ -314,97 +290,178 @@ class _Work:
         """
         if not partitions:
             return
-        random = self.rng.random
-        want, here, children = self.want, self.here, self.children
-        marker, path, device_of = self.marker, self.path, self.device_of
-        # One heap a domain, its neediest child on top; what ties is drawn by lot, anew
-        # at each turn, so that devices do not keep meeting the same neighbours.
-        heaps: list[list[tuple[float, int]]] = []
-        for below in children:
-            heap = [(random() - want[child], child) for child in below]
-            heapify(heap)
-            heaps.append(heap)
-        rows = self.rows
+        self._fill_heaps()
+        random, here, path = self.rng.random, self.here, self.path
         for partition in partitions:
-            empty = []
-            touched = []
-            chosen: list[tuple[int, int, int, int]] = []
-            for row in rows:
-                if partition < len(row):
-                    device_id = row[partition]
-                    if device_id == marker:
-                        empty.append(row)
-                    else:
-                        chosen.append(path[device_id])
-                        for domain in path[device_id]:
-                            here[domain] += 1
-                            touched.append(domain)
+            empty, chosen = self._present(partition)
             # The first choice is the neediest device; which replica it becomes is
             # drawn, as the first replica has duties of its own.
             turn = int(random() * len(empty))
             for at in range(turn - len(empty), turn):
-                domain = 0
-                below = children[0]
-                while below:
-                    if len(below) == 1:
-                        child = below[0]
-                        want[child] -= 1
-                    else:
-                        heap = heaps[domain]
-                        child = heap[0][1]
-                        if not here[child]:
-                            want[child] -= 1
-                            heapreplace(heap, (random() - want[child], child))
-                        else:
-                            child = self._neediest(heap, chosen)
-                            want[child] -= 1
-                            heappush(heap, (random() - want[child], child))
-                    here[child] += 1
-                    touched.append(child)
-                    domain = child
-                    below = children[child]
-                want[0] -= 1
-                device_id = device_of[domain]
+                device_id = self._descend(chosen)
                 chosen.append(path[device_id])
                 empty[at][partition] = device_id
-            for domain in touched:
+            for domains in chosen:
+                for domain in domains:
+                    here[domain] = 0
+
+    def relieve(
+        self, walk: Iterable[int], untouched: bytearray, *, only_to_needy: bool
+    ) -> int:
+        """Move entries away from devices that hold too many; how many are left.
+
+        walk: partitions in the order to try. only_to_needy: a move that does not bring
+        the table nearer to its plan costs the cluster a copy for nothing, so an entry
+        whose partition offers no device in need stays where it is.
+        """
+        surplus = {
+            device_id: -self.want[path[3]]
+            for device_id, path in self.path.items()
+            if self.want[path[3]] < 0
+        }
+        left = sum(surplus.values())
+        refill = max(16, len(self.path) // 4)
+        tries = 0
+        for partition in walk:
+            if not left:
+                break
+            if not untouched[partition]:
+                continue
+            chosen = None
+            most = 0
+            for row in self.rows:
+                if partition < len(row) and surplus.get(row[partition], 0) > most:
+                    most, chosen = surplus[row[partition]], row
+            if chosen is None:
+                continue
+            # Moves raise what full domains want, which heaps do not see: see the class.
+            if tries % refill == 0:
+                self._fill_heaps()
+            tries += 1
+            device_id = chosen[partition]
+            if self._move(partition, chosen, only_to_needy=only_to_needy):
+                untouched[partition] = 0
+                surplus[device_id] -= 1
+                left -= 1
+        return left
+
+    def _move(self, partition: int, row: Row, *, only_to_needy: bool) -> bool:
+        """Give an entry to the device that wants it most, or leave it: False."""
+        here, want, path = self.here, self.want, self.path
+        old_id = row[partition]
+        row[partition] = self.marker
+        self._count(old_id, 1)
+        _, chosen = self._present(partition)
+        device_id = self._descend(chosen)
+        for domains in (*chosen, path[device_id]):
+            for domain in domains:
                 here[domain] = 0
+        if only_to_needy and want[path[device_id][3]] < 0:
+            self._count(device_id, 1)
+            self._count(old_id, -1)
+            device_id = old_id
+        row[partition] = device_id
+        return device_id != old_id
+
+    def _present(
+        self, partition: int
+    ) -> tuple[list[Row], list[tuple[int, int, int, int]]]:
+        """Rows with an empty entry, and where the partition is; `here` counts it."""
+        here, marker, path = self.here, self.marker, self.path
+        empty = []
+        chosen = []
+        for row in self.rows:
+            if partition < len(row):
+                device_id = row[partition]
+                if device_id == marker:
+                    empty.append(row)
+                else:
+                    domains = path[device_id]
+                    chosen.append(domains)
+                    for domain in domains:
+                        here[domain] += 1
+        return empty, chosen
+
+    def _fill_heaps(self) -> None:
+        # What ties is drawn by lot, anew at each turn, so that devices do not keep
+        # meeting the same neighbours.
+        random, want = self.rng.random, self.want
+        self.seen = list(want)
+        self.heaps = []
+        for below in self.children:
+            heap = [(random() - want[child], child) for child in below]
+            heapify(heap)
+            self.heaps.append(heap)
+
+    def _descend(self, chosen: Sequence[tuple[int, int, int, int]]) -> int:
+        """The device for one more replica of a partition; it is counted at once.
+
+        Tier by tier: a child that has fewer replicas than its least, else the neediest.
+        """
+        random = self.rng.random
+        want, seen, here, least = self.want, self.seen, self.here, self.least
+        domain = 0
+        below = self.children[0]
+        want[0] -= 1
+        while below:
+            if len(below) == 1:
+                child = below[0]
+            else:
+                child = _NOBODY
+                for must in self.musts[domain]:
+                    if here[must] < least[must] and (
+                        child == _NOBODY or want[must] > want[child]
+                    ):
+                        child = must
+                if child == _NOBODY:
+                    heap = self.heaps[domain]
+                    child = heap[0][1]
+                    while seen[child] != want[child]:
+                        seen[child] = want[child]
+                        heapreplace(heap, (random() - want[child], child))
+                        child = heap[0][1]
+                    if here[child]:
+                        child = self._neediest(heap, chosen)
+            want[child] -= 1
+            here[child] += 1
+            domain = child
+            below = self.children[child]
+        return self.device_of[domain]
 
     def _neediest(
         self,
         heap: list[tuple[float, int]],
         chosen: Sequence[tuple[int, int, int, int]],
     ) -> int:
-        """Take the child that can use one more replica of this partition best.
+        """The child that can use one more replica of this partition best.
 
         chosen: where the partition is already. A device that has it cannot take it
         again, so what such devices want does not count for the domains around them.
-        The full and the lesser children stay in the heap.
         """
-        here, most, want = self.here, self.most, self.want
+        random = self.rng.random
+        here, most, want, seen = self.here, self.most, self.want, self.seen
         aside = []
-        best: tuple[float, int] | None = None
+        best = _NOBODY
         best_key = 0.0
-        while heap and (best is None or heap[0][0] < best_key):
-            item = heappop(heap)
-            key, child = item
+        while heap and (best == _NOBODY or heap[0][0] < best_key):
+            key, child = heappop(heap)
+            if seen[child] != want[child]:
+                seen[child] = want[child]
+                heappush(heap, (random() - want[child], child))
+                continue
+            aside.append((key, child))
             if here[child]:
                 if here[child] >= most[child]:
-                    aside.append(item)
                     continue
                 for path in chosen:
                     if child in path:
                         key += want[path[3]]
-            if best is None or key < best_key:
-                if best is not None:
-                    aside.append(best)
-                best, best_key = item, key
-            else:
-                aside.append(item)
+            if best == _NOBODY or key < best_key:
+                best, best_key = child, key
         for item in aside:
             heappush(heap, item)
-        assert best is not None, "a domain below its most has a child below its own"
-        return best[1]
+        assert best != _NOBODY, "a domain below its most has a child below its own"
+        return best
 
 
 def _columns(rows: Sequence[Sequence[int]], absent: int) -> Iterator[tuple[int, ...]]:

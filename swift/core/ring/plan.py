@@ -44,6 +44,10 @@ class Plan:
         """Replicas of one partition that may be in the tier; 0: it is to be empty."""
         return math.ceil(self.target.get(tier, 0.0) - TOLERANCE)
 
+    def least(self, tier: Tier) -> int:
+        """Replicas of every partition that the tier should hold."""
+        return math.floor(self.target.get(tier, 0.0) + TOLERANCE)
+
     def evenly_most(self, tier: Tier) -> int:
         """Replicas of one partition that are no harm to dispersion.
 
