@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What our proxy asks of the nodes is what OpenStack Swift's asked in the captures.
 
-Each client request of a capture goes through a proxy before nodes in memory; the requests
-that the nodes see must have the captured methods, queries and headers. Left out is what
-differs by nature: addresses, times, and how a connection or a body is framed.
+Each client request of a capture goes through a proxy before nodes in memory; the
+requests that the nodes see must have the captured methods, queries and headers. Left
+out is what differs by nature: addresses, times, and how a connection or a body is
+framed.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from test.support.nodes import Setup
 
 import pytest
 
 from swift.core import headers as h
 from swift.core.headers import Headers
 from swift.wire import environ as env
+from test.support.nodes import Setup
 
 CAPTURES = Path(__file__).parent / "golden" / "wire"
 KINDS = {"6200": "object", "6201": "container", "6202": "account"}
