@@ -52,6 +52,7 @@ THREADS_MAX = 20
 """Default bound of the real threads behind `in_thread`."""
 
 _COARSE_S = 3.0  # waits at least this long are ended by the sweep
+_EVENTS_MAX = 256  # taken from epoll at once
 _IDLE_S = 60.0  # the longest single wait of the hub
 _SWEEP_S = 1.0  # so they may last this much longer than asked
 _READ_EVENTS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
@@ -220,7 +221,7 @@ class _Hub(epolls.Hub):  # type: ignore[misc]
         fake = self.fake
         try:
             if fake is None or not seconds:
-                events = self.poll.poll(seconds)
+                events = self.poll.poll(seconds, _EVENTS_MAX)
             else:
                 events = self.poll.poll(0.002)
                 if not events and not self.threads_busy:
