@@ -321,6 +321,13 @@ def test_workers_share_the_port_and_dead_ones_are_replaced(service):
     assert running.process.pid not in second
 
 
+def test_a_worker_told_to_stop_is_replaced_with_a_socket_that_listens(service):
+    running = service(2)
+    first = until(lambda: len(pids := running.pids()) == 2 and pids)
+    os.kill(min(first), signal.SIGHUP)
+    until(lambda: len(pids := running.pids()) == 2 and min(first) not in pids)
+
+
 def test_term_ends_all_at_once(service):
     running = service(2)
     pids = running.pids()
