@@ -15,14 +15,16 @@ from __future__ import annotations
 import os
 import random
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
 from swift.core.settings import Reserve, boolean, option, reserve, seconds
 from swift.runtime import green
 from swift.runtime.cluster import Cluster
+from swift.runtime.config import ConfFile
 from swift.runtime.logs import Logger
 from swift.runtime.metrics import Metrics
 
@@ -30,6 +32,9 @@ J = TypeVar("J")
 
 REAP_S = 5.0
 """Time between looks for workers that died."""
+
+CHILD_POLL_S = 0.2
+"""Time between looks for a child where the kernel cannot tell of its end."""
 
 _DEFAULT_RESERVE = Reserve(percent=1.0)
 
@@ -99,11 +104,15 @@ class Scope:
 
 @dataclass(frozen=True)
 class Frame:
-    """What a daemon is given by its process."""
+    """What a daemon is given by its process.
+
+    conf: the whole file that it was started with, None in tests that have none.
+    """
 
     cluster: Cluster
     log: Logger
     metrics: Metrics
+    conf: ConfFile | None = None
 
 
 class Daemon(Generic[J]):
@@ -360,6 +369,50 @@ class Workers:
         for pid in list(self._pids):
             os.waitpid(pid, 0)
             del self._pids[pid]
+
+
+def in_child(work: Callable[[], object], log: Logger) -> bool:
+    """Do `work` in a forked process; True when it came to its end. Yields.
+
+    What the work keeps in memory is gone with its process, and what it breaks too. The
+    child dies with the caller.
+    """
+    pid = os.fork()
+    if not pid:
+        _be_child(work, log)
+    ended = 0
+    try:
+        with suppress(OSError):  # a kernel before 5.3, or the limit of descriptors
+            descriptor = os.pidfd_open(pid)
+            try:
+                green.wait_readable(descriptor)
+            finally:
+                os.close(descriptor)
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        while not ended:
+            green.sleep(CHILD_POLL_S)
+            ended, status = os.waitpid(pid, os.WNOHANG)
+    finally:
+        if not ended:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    if status:
+        log.error("child process %d ended with status %d", pid, status)
+    return not status
+
+
+def _be_child(work: Callable[[], object], log: Logger) -> NoReturn:
+    code = 1
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        green.after_fork()
+        work()
+        code = 0
+    # Beyond lies the parent's code, which must not run twice.
+    except BaseException:
+        log.exception("child process %d failed", os.getpid())
+    finally:
+        os._exit(code)
 
 
 def run(daemon: Daemon[Any], scope: Scope) -> None:
