@@ -18,9 +18,10 @@ from typing import Any
 
 from swift.core.errors import ConfigError, SwiftError
 from swift.core.settings import bind, csv, integer, unknown_options
+from swift.daemons.object_updater import ObjectUpdater
 from swift.runtime import green
 from swift.runtime.cluster import Cluster
-from swift.runtime.config import read_conf
+from swift.runtime.config import ConfFile, read_conf
 from swift.runtime.daemon import Daemon, DaemonConfig, Frame, Scope, run
 from swift.runtime.logs import NULL_LOG, Logger, bridge_stdlib, get_logger
 from swift.runtime.metrics import get_metrics
@@ -156,7 +157,7 @@ def daemon_main(program: Program, argv: Sequence[str] | None) -> int:
             source=conf.source,
             section=name,
         )
-        daemon = make_daemon(program.daemon, values, conf.source, log)
+        daemon = make_daemon(program.daemon, values, conf, log)
     except SwiftError as error:
         print(error, file=sys.stderr)
         log.critical("cannot start: %s", error)
@@ -167,9 +168,10 @@ def daemon_main(program: Program, argv: Sequence[str] | None) -> int:
 
 
 def make_daemon(
-    kind: type[Daemon[Any]], values: Mapping[str, str], source: str, log: Logger
+    kind: type[Daemon[Any]], values: Mapping[str, str], conf: ConfFile, log: Logger
 ) -> Daemon[Any]:
     """A daemon of the options of its section. Raises ConfigError."""
+    source = conf.source
     for option in unknown_options([DaemonConfig, kind.Config], values):
         if not option.startswith(("log_", "statsd_", "__", "here")):
             log.debug("%s [%s]: option %s is unknown", source, kind.section, option)
@@ -177,7 +179,7 @@ def make_daemon(
     config = bind(kind.Config, values, source=source, section=kind.section)
     cluster = Cluster.load(common.swift_dir, log=log)
     metrics = get_metrics(values, values.get("log_name", kind.section), source=source)
-    return kind(config, Frame(cluster, log, metrics))
+    return kind(config, Frame(cluster, log, metrics, conf))
 
 
 def _run(
@@ -224,3 +226,8 @@ def _run(
     notifier.send(STOPPING)
     log.notice("%s: pid %d ends", daemon.section, own_pid)
     return 0
+
+
+def object_updater(argv: Sequence[str] | None = None) -> int:
+    """swift-object-updater."""
+    return daemon_main(Program(ObjectUpdater), argv)
