@@ -101,13 +101,15 @@ class ObjectMissing(NotFound):
 class ObjectDeleted(ObjectMissing):
     """A tombstone, or data that has expired, stands in the object's place.
 
-    timestamp: when it was deleted, or for an expired object its own timestamp.
+    timestamp: when it was deleted, or for an expired object its own timestamp. name:
+    the decoded path that the tombstone records, empty when it was not looked up.
     """
 
-    def __init__(self, path: str, timestamp: Timestamp) -> None:
+    def __init__(self, path: str, timestamp: Timestamp, name: str = "") -> None:
         super().__init__(f"{path}: deleted at {timestamp.internal}")
         self.path = path
         self.timestamp = timestamp
+        self.name = name
 
 
 class ObjectExpired(ObjectDeleted):
