@@ -116,6 +116,15 @@ X_STORAGE_POLICY = "X-Storage-Policy"
 X_TIMESTAMP = "X-Timestamp"
 X_VERSIONS_LOCATION = "X-Versions-Location"
 
+# Filters: links, large objects, quotas, the web, other clusters
+X_ACCOUNT_QUOTA = "X-Account-Quota-"
+X_ACCOUNT_RFC_COMPLIANT_ETAGS = "X-Account-Rfc-Compliant-Etags"
+X_CONTAINER_RFC_COMPLIANT_ETAGS = "X-Container-Rfc-Compliant-Etags"
+X_CONTAINER_SYNC_AUTH = "X-Container-Sync-Auth"
+X_SYMLINK_TARGET = "X-Symlink-Target"
+X_SYMLINK_TARGET_ACCOUNT = "X-Symlink-Target-Account"
+X_WEB_MODE = "X-Web-Mode"
+
 # Between nodes (contract backend-http)
 CONTENT_TYPE_TIMESTAMP = "Content-Type-Timestamp"
 X_ACCOUNT_DEVICE = "X-Account-Device"

@@ -16,7 +16,7 @@ from swift.runtime.cluster import Cluster
 from swift.runtime.config import DEFAULT_SWIFT_DIR
 from swift.runtime.logs import Logger, get_logger
 from swift.runtime.metrics import Metrics, StatsdSender, get_metrics
-from swift.wire.environ import Environ
+from swift.wire.environ import INFO_FETCHER, Environ
 from swift.wire.request import StartResponse, WsgiApp
 
 _C = TypeVar("_C")
@@ -212,6 +212,18 @@ class Filter:
     ) -> Iterable[bytes]:
         """Answer one request; here, as the app does."""
         return self.app(environ, start_response)
+
+    def knows_facts(self, environ: Environ) -> bool:
+        """See that wire.infocache can be asked; False without a proxy app to ask.
+
+        The cache filter does this for every request to its right.
+        """
+        if INFO_FETCHER not in environ:
+            fetcher = self.context.process.info_fetcher
+            if fetcher is None:
+                return False
+            environ[INFO_FETCHER] = fetcher
+        return True
 
 
 FilterFactory = Callable[..., Callable[[WsgiApp], WsgiApp]]
