@@ -11,7 +11,7 @@ SEED   ?= 1
 COUNT  ?= 200
 
 .PHONY: help setup run test check format lint types unit interop functional probe \
-        sim bench docs clients ci clean
+        sim bench docs samples clients ci clean
 
 help: ## Say what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -39,12 +39,12 @@ test: check interop functional probe sim ## Everything that must be green, under
 check: lint types unit ## Before each commit, under two minutes
 
 format: setup ## Rewrite the code in the common format
-	$(BIN)/ruff format swift test
-	$(BIN)/ruff check --fix swift test
+	$(BIN)/ruff format swift test doc
+	$(BIN)/ruff check --fix swift test doc
 
 lint: setup ## ruff
-	$(BIN)/ruff format --check swift test
-	$(BIN)/ruff check swift test
+	$(BIN)/ruff format --check swift test doc
+	$(BIN)/ruff check swift test doc
 
 types: setup ## mypy --strict
 	$(BIN)/mypy
@@ -71,6 +71,9 @@ clients: setup ## Real clients: swift, rclone, restic, curl
 
 bench: setup ## CPU time per request, in ms and in H
 	$(BIN)/python -m test.bench.run
+
+samples: setup ## Write etc/*.conf-sample from the option dataclasses
+	$(BIN)/python doc/samples.py
 
 docs: setup ## HTML in doc/build/html
 	$(BIN)/python -m sphinx -W -q -b html doc/source doc/build/html

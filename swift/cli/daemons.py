@@ -228,6 +228,12 @@ def _run(
     return 0
 
 
+PROGRAMS = {
+    "object-updater": Program(ObjectUpdater),
+}
+"""Every daemon, by the name of its section."""
+
+
 def object_updater(argv: Sequence[str] | None = None) -> int:
     """swift-object-updater."""
-    return daemon_main(Program(ObjectUpdater), argv)
+    return daemon_main(PROGRAMS["object-updater"], argv)

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes etc/*.conf-sample from the option dataclasses: `make samples`.
+
+Every option has one field, and the sample file says what the field says. A test
+compares the files with what this program would write (test/unit/test_samples.py).
+"""
+
+from __future__ import annotations
+
+import configparser
+import dataclasses
+import importlib
+import inspect
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from swift.cli import daemons  # noqa: E402
+from swift.cli.servers import ThreadConfig  # noqa: E402
+from swift.core.names import Limits  # noqa: E402
+from swift.core.policy import PolicyOptions  # noqa: E402
+from swift.core.settings import OptionSpec, Reserve, options_of  # noqa: E402
+from swift.runtime.config import ServerConfig  # noqa: E402
+from swift.runtime.daemon import DaemonConfig  # noqa: E402
+from swift.runtime.logs import LogConfig  # noqa: E402
+from swift.runtime.metrics import StatsdConfig  # noqa: E402
+from swift.services.account import AccountConfig  # noqa: E402
+from swift.services.container import ContainerConfig  # noqa: E402
+from swift.services.object import ObjectConfig  # noqa: E402
+from swift.services.proxy.options import PolicyConfig, ProxyConfig  # noqa: E402
+from swift.storage.object.context import DiskConfig  # noqa: E402
+from swift.wire.filter import Filter  # noqa: E402
+
+WIDTH = 88
+ETC = ROOT / "etc"
+
+# The order of a pipeline: contract middleware §0.
+FILTER_ORDER = (
+    "catch_errors", "gatekeeper", "healthcheck", "crossdomain", "proxy_logging",
+    "memcache", "etag_quoter", "cname_lookup", "domain_remap", "listing_formats",
+    "container_sync", "bulk", "tempurl", "formpost", "ratelimit", "read_only",
+    "name_check", "list_endpoints", "tempauth", "staticweb", "copy",
+    "container_quotas", "account_quotas", "slo", "dlo", "versioned_writes", "symlink",
+    "xprofile", "recon", "backend_ratelimit",
+)  # fmt: skip
+BACKEND_FILTERS = ("healthcheck", "recon", "backend_ratelimit")
+SPELLINGS = {"log_level": "INFO", "log_facility": "LOG_LOCAL0"}
+SECTION_NAMES = {"proxy_logging": "proxy-logging", "memcache": "cache"}
+PORTS = {"account": 6202, "container": 6201, "object": 6200, "proxy": 8080}
+
+
+def text_of(value: Any) -> str:
+    """A default as an operator would write it."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Reserve):
+        return f"{value.percent:g}%" if value.percent else str(value.bytes)
+    if isinstance(value, float):
+        return f"{value:g}" if value < 1e6 else f"{value:.0f}"
+    if isinstance(value, tuple | list | frozenset):
+        return ", ".join(str(item) for item in value)
+    return str(value)
+
+
+def shown_default(spec: OptionSpec, value: Any) -> str:
+    """A default in the spelling of its option: levels by name, None as auto."""
+    if spec.name in SPELLINGS:
+        return SPELLINGS[spec.name]
+    if value is None:
+        try:
+            return "auto" if spec.parse("auto") is None else ""
+        except ValueError:
+            return ""
+    return text_of(value)
+
+
+def comment(text: str) -> Iterator[str]:
+    """The text as comment lines."""
+    for line in textwrap.wrap(" ".join(text.split()), WIDTH - 2):
+        yield f"# {line}".rstrip()
+
+
+def option_lines(configs: Iterable[type[Any]], seen: set[str]) -> Iterator[str]:
+    """Each option once: what it means, and its default, switched off."""
+    for config in configs:
+        defaults = {field.name: field.default for field in dataclasses.fields(config)}
+        for field_name, spec in options_of(config).items():
+            if spec.name in seen:
+                continue
+            seen.add(spec.name)
+            yield from comment(spec.doc)
+            text = shown_default(spec, defaults[field_name])
+            yield f"# {spec.name} = {text}".rstrip()
+
+
+def section(
+    name: str,
+    configs: Iterable[type[Any]],
+    *,
+    doc: str = "",
+    fixed: Iterable[str] = (),
+    seen: Iterable[str] = (),
+) -> Iterator[str]:
+    """One section; `seen`: options that stand elsewhere already."""
+    yield ""
+    if doc:
+        yield from comment(doc)
+    yield f"[{name}]"
+    yield from fixed
+    yield from option_lines(configs, set(seen))
+
+
+def filters() -> dict[str, type[Any]]:
+    """Entry point → Config of every filter that setup.cfg names."""
+    setup = configparser.ConfigParser(delimiters=("=",))
+    setup.read(ROOT / "setup.cfg")
+    found = {}
+    lines = setup["options.entry_points"]["paste.filter_factory"].strip().splitlines()
+    for line in lines:
+        name, _, target = (part.strip() for part in line.partition("="))
+        module = importlib.import_module(target.partition(":")[0])
+        for kind in vars(module).values():
+            if (
+                inspect.isclass(kind)
+                and issubclass(kind, Filter)
+                and kind.__module__ == module.__name__
+            ):
+                found[name] = kind.Config
+    return found
+
+
+def filter_sections(names: Iterable[str]) -> Iterator[str]:
+    """The sections of filters, in the order of the pipeline."""
+    known = filters()
+    for name in names:
+        if name in known:
+            fixed = [f"use = egg:swift#{name}"]
+            title = SECTION_NAMES.get(name, name)
+            yield from section(f"filter:{title}", [known[name]], fixed=fixed)
+
+
+def names_of(config: type[Any]) -> set[str]:
+    """The operator's spellings of a config's options."""
+    return {spec.name for spec in options_of(config).values()}
+
+
+def head(what: str, also: str = "") -> Iterator[str]:
+    """The first lines of a file."""
+    yield from comment(
+        f"{what} Every option is shown with its default; remove the # to change it. {also}"
+    )
+
+
+def default_section(
+    kind: str, extra: Iterable[type[Any]] = ()
+) -> tuple[list[str], set[str]]:
+    """[DEFAULT] of a server's file, and the options it has shown."""
+    configs = [ServerConfig, LogConfig, StatsdConfig, *extra]
+    shown: set[str] = set()
+    for config in configs:
+        shown |= names_of(config)
+    lines = list(
+        section(
+            "DEFAULT",
+            configs,
+            fixed=[f"bind_port = {PORTS[kind]}"],
+            seen=["bind_port"],
+        )
+    )
+    return lines, shown
+
+
+def proxy() -> Iterator[str]:
+    """proxy-server.conf"""
+    yield from head("Configuration of swift-proxy-server.")
+    lines, shown = default_section("proxy")
+    yield from lines
+    known = filters()
+    names = [
+        SECTION_NAMES.get(name, name)
+        for name in FILTER_ORDER
+        if name in known and name not in ("recon", "backend_ratelimit", "xprofile")
+        and name not in ("read_only", "crossdomain", "name_check", "list_endpoints")
+        and name not in ("cname_lookup", "domain_remap", "formpost", "staticweb")
+    ]  # fmt: skip
+    pipeline = textwrap.fill(
+        " ".join([*names, "proxy-logging", "proxy-server"]),
+        WIDTH - 4,
+        initial_indent="pipeline = ",
+        subsequent_indent="    ",
+    )
+    yield from section("pipeline:main", [], fixed=pipeline.splitlines())
+    yield from section(
+        "app:proxy-server", [ProxyConfig], fixed=["use = egg:swift#proxy"], seen=shown
+    )
+    yield from section(
+        "proxy-server:policy:0",
+        [PolicyConfig],
+        doc="What differs for one storage policy, by its index.",
+    )
+    order = [name for name in FILTER_ORDER if name not in BACKEND_FILTERS[1:]]
+    yield from filter_sections(order)
+
+
+def storage(kind: str, config: type[Any]) -> Iterator[str]:
+    """The file of one kind of storage server and its daemons."""
+    yield from head(f"Configuration of swift-{kind}-server and the {kind} daemons.")
+    extra = (DiskConfig, ThreadConfig) if kind == "object" else ()
+    lines, shown = default_section(kind)
+    yield from lines
+    yield from option_lines([DaemonConfig], shown | {"interval", "daemonize"})
+    shown |= names_of(DaemonConfig) - {"interval", "daemonize"}
+    pipeline = f"pipeline = healthcheck recon {kind}-server"
+    yield from section("pipeline:main", [], fixed=[pipeline])
+    yield from section(
+        f"app:{kind}-server",
+        [config, *extra],
+        fixed=[f"use = egg:swift#{kind}"],
+        seen=shown,
+    )
+    yield from filter_sections(BACKEND_FILTERS)
+    for name, program in sorted(daemons.PROGRAMS.items()):
+        if name.startswith(f"{kind}-"):
+            yield from section(name, [program.daemon.Config], seen=shown)
+
+
+def swift_conf() -> Iterator[str]:
+    """swift.conf"""
+    yield from head(
+        "What all nodes of a cluster must agree on.",
+        "The file must be the same on every node.",
+    )
+    yield from section(
+        "swift-hash",
+        [],
+        doc="Secret text around every path when it is hashed; at least one of the two. "
+        "They decide where every name is stored: never change them.",
+        fixed=[
+            "swift_hash_path_prefix = changeme",
+            "swift_hash_path_suffix = changeme",
+        ],
+    )
+    yield from section(
+        "storage-policy:0",
+        [PolicyOptions],
+        doc="One section a storage policy; exactly one is the default.",
+        fixed=["name = standard", "default = yes"],
+        seen=["name", "default"],
+    )
+    yield from section("swift-constraints", [Limits])
+
+
+def samples() -> dict[str, str]:
+    """File name → text."""
+    parts = {
+        "swift.conf-sample": swift_conf(),
+        "proxy-server.conf-sample": proxy(),
+        "account-server.conf-sample": storage("account", AccountConfig),
+        "container-server.conf-sample": storage("container", ContainerConfig),
+        "object-server.conf-sample": storage("object", ObjectConfig),
+    }
+    return {name: "\n".join(lines) + "\n" for name, lines in parts.items()}
+
+
+if __name__ == "__main__":
+    ETC.mkdir(exist_ok=True)
+    for file_name, text in samples().items():
+        (ETC / file_name).write_text(text)
+        print(f"etc/{file_name}")
