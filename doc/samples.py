@@ -64,8 +64,6 @@ def text_of(value: Any) -> str:
         return f"{value.percent:g}%" if value.percent else str(value.bytes)
     if isinstance(value, float):
         return f"{value:g}" if value < 1e6 else f"{value:.0f}"
-    if isinstance(value, tuple | list | frozenset):
-        return ", ".join(str(item) for item in value)
     return str(value)
 
 
@@ -78,6 +76,12 @@ def shown_default(spec: OptionSpec, value: Any) -> str:
             return "auto" if spec.parse("auto") is None else ""
         except ValueError:
             return ""
+    if isinstance(value, tuple | list):
+        # Some lists are written with commas, some with blanks: as the option reads it.
+        for separator in (", ", " "):
+            text = separator.join(str(item) for item in value)
+            if spec.parse(text) == value:
+                return text
     return text_of(value)
 
 
@@ -153,9 +157,8 @@ def names_of(config: type[Any]) -> set[str]:
 
 def head(what: str, also: str = "") -> Iterator[str]:
     """The first lines of a file."""
-    yield from comment(
-        f"{what} Every option is shown with its default; remove the # to change it. {also}"
-    )
+    rule = "Every option is shown with its default; remove the # to change it."
+    yield from comment(f"{what} {rule} {also}")
 
 
 def default_section(

@@ -42,7 +42,7 @@ def test_a_sample_is_a_configuration(name):
 def test_the_defaults_that_are_shown_are_the_defaults(config):
     for field_name, spec in options_of(config).items():
         default = config.__dataclass_fields__[field_name].default
-        text = SAMPLES.text_of(default)
+        text = SAMPLES.shown_default(spec, default)
         if text:
             made = bind(config, {spec.name: text}, source="-", section="-")
             assert getattr(made, field_name) == default, spec.name
