@@ -85,6 +85,11 @@ def quorum_size(nodes: int) -> int:
     return (nodes + 1) // 2
 
 
+def majority_size(nodes: int) -> int:
+    """More than half of the nodes: 2 of 3, 3 of 4."""
+    return nodes // 2 + 1
+
+
 class Tally:
     """The answers to one write, counted by the class of their status.
 

@@ -31,6 +31,8 @@ STATE_NAMES = {
 }
 LISTING_STATES = frozenset((CLEAVED, ACTIVE, SHRINKING, SHARDING))
 UPDATING_STATES = frozenset((CREATED, CLEAVED, ACTIVE, SHARDING))
+CLEAVING_STATES = frozenset((SHRINKING, SHRUNK, SHARDING, SHARDED))
+"""States in which a range's rows are on their way to others, or there."""
 AUDITING_STATES = frozenset(STATE_NAMES) - {FOUND}
 STATS_STATES = frozenset((ACTIVE, SHRINKING, SHARDING))
 """States in which a range's counts belong to the root's totals."""

@@ -340,6 +340,10 @@ class AccountBroker(Broker[ContainerRow]):
             and before > stat.delete_timestamp > stat.put_timestamp
         )
 
+    def is_reported(self) -> bool:
+        """True: nobody keeps totals of accounts."""
+        return True
+
     def replication_info(self) -> dict[str, Any]:
         """What a sync call answers, in the order of the wire."""
         self.commit_pending()

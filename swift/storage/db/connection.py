@@ -66,6 +66,8 @@ _CORRUPT = (
     "no such table: container_stat",
     "no such table: container",
     "no such table: object",
+    "no such table: incoming_sync",
+    "no such table: outgoing_sync",
 )
 # A write that failed (a quota, a device turned read-only) says nothing about what is on
 # the disk already, and SQLite's journal undoes it.
@@ -412,10 +414,16 @@ class Databases:
         self.report(f"database {path}: {reason}; moved to {target}")
         return DatabaseCorrupt(f"{path}: {reason}; moved to {target}")
 
-    def remove(self, path: str) -> None:
-        """Remove a database's directory and then its empty parents up to the kind."""
+    def remove(self, path: str, still: Callable[[], bool] | None = None) -> bool:
+        """Remove a database's directory and then its empty parents up to the kind.
+
+        still: asked under the directory's lock, when no row can come in by the pending
+        file; False keeps the database. False comes back then.
+        """
         directory = os.path.dirname(path)
         with self.lock(directory):
+            if still is not None and not still():
+                return False
             self.forget(path)
             for name in os.listdir(directory):
                 if name != ".lock":
@@ -429,6 +437,18 @@ class Databases:
                 except OSError:
                     break
                 directory = os.path.dirname(directory)
+        return True
+
+    def state_of_file(self, path: str) -> tuple[int, int, bool]:
+        """(time of the last change in ns, size, whether a transaction is open).
+
+        Raises DatabaseMissing.
+        """
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            self._raise_os(path, error)
+        return status.st_mtime_ns, status.st_size, os.path.exists(f"{path}-journal")
 
     def remove_leftovers(self, path: str, before: float) -> None:
         """Remove creation leftovers last changed before that time."""

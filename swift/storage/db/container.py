@@ -25,7 +25,13 @@ from swift.core.rows import (
     merged_object,
     remote_policy_wins,
 )
-from swift.core.shards import ShardQuery, ShardRange, chosen_ranges, usage
+from swift.core.shards import (
+    CLEAVING_STATES,
+    ShardQuery,
+    ShardRange,
+    chosen_ranges,
+    usage,
+)
 from swift.core.timestamp import Timestamp
 from swift.storage.db.broker import (
     Broker,
@@ -262,14 +268,19 @@ class ContainerBroker(Broker[ObjectRow]):
         )
 
     def is_reclaimable(self, before: str) -> bool:
-        """True when the files may go: empty, deleted before that time, and reported."""
+        """True when the files may go once reported: empty, deleted before that."""
         stat = self.stat()
         if not self.empty() or not (
             before > stat.delete_timestamp > stat.put_timestamp
         ):
             return False
-        if stat.db_state == SHARDING or (stat.db_state == SHARDED and self.is_root()):
-            return False
+        return not (
+            stat.db_state == SHARDING or (stat.db_state == SHARDED and self.is_root())
+        )
+
+    def is_reported(self) -> bool:
+        """True when the account has been told what is so now."""
+        stat = self.stat()
         return (
             stat.reported_put_timestamp == stat.put_timestamp
             and stat.reported_delete_timestamp == stat.delete_timestamp
@@ -415,6 +426,36 @@ class ContainerBroker(Broker[ObjectRow]):
             ranges = read_ranges(connection, layout)
         return next((row for row in ranges if row.name == own_name), None)
 
+    def sharding_initiated(self) -> bool:
+        """True once the container must be sharded or shrunk and knows into what.
+
+        Its rows then move to the shards, and replicas exchange ranges only.
+        """
+        path = self._current
+        with self._reading(path) as (connection, layout):
+            own_name = self._own_name(connection, layout, path)
+            ranges = read_ranges(connection, layout)
+        own = next((row for row in ranges if row.name == own_name), None)
+        return (
+            own is not None
+            and own.state in CLEAVING_STATES
+            and any(row.name != own_name and not row.deleted for row in ranges)
+        )
+
+    def needs_sharding(self) -> bool:
+        """True while rows here wait to be moved to shards."""
+        return self.sharding_initiated() and self.stat().db_state in (
+            UNSHARDED,
+            SHARDING,
+        )
+
+    def root_path(self) -> str:
+        """`account/container` of the root of which this is a shard, else our own."""
+        stat = self.stat()
+        metadata = stat.metadata
+        quoted = _value_of(metadata, SHARD_QUOTED_ROOT)
+        return unquote(quoted) or _value_of(metadata, SHARD_ROOT) or stat.own_path
+
     def merge_shard_ranges(self, ranges: Iterable[ShardRange]) -> bool:
         """Merge ranges in one transaction; True when anything was new."""
         path = self._current
@@ -444,6 +485,29 @@ class ContainerBroker(Broker[ObjectRow]):
             return False
         self.set_policy(remote.storage_policy_index, self._now().internal)
         return True
+
+    def misplaced_rows(self, start: int, count: int) -> list[dict[str, Any]]:
+        """Up to `count` rows after ROWID `start` that are not of our policy."""
+        path = self._current
+        with self._reading(path) as (connection, layout):
+            policy_index = self._stat_row(connection, layout, path)[-3]
+            columns = layout.select(self.row_table, ROW_COLUMNS)
+            cursor = connection.execute(
+                f"SELECT ROWID AS ROWID, {columns} FROM object "
+                "WHERE ROWID > ? AND storage_policy_index <> ? ORDER BY ROWID LIMIT ?",
+                (start, policy_index, count),
+            )
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor]
+
+    def update_reconciler_point(self, point: int) -> None:
+        """Keep up to which row misplaced ones were enqueued."""
+        with self._writing() as connection:
+            connection.execute(
+                "UPDATE container_info SET reconciler_sync_point = ? "
+                "WHERE reconciler_sync_point < ?",
+                (point, point),
+            )
 
     def reported(
         self, put: str, delete: str, object_count: int, bytes_used: int

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The receiving end of database replication: one function a call of the REPLICATE RPC.
+"""Database replication at a database: one function a call of the REPLICATE RPC.
 
 A peer tells what its copy knows; this side takes what is better, and says where it
 stands. Rows then come in batches (merge_items), or the peer copies its whole file into
@@ -16,6 +16,14 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+from swift.core.db_sync import (
+    METADATA_MAX,
+    PeerAnswer,
+    checked_rowid,
+    checked_text,
+    checked_time,
+    policy_facts,
+)
 from swift.core.errors import (
     Conflict,
     DatabaseExists,
@@ -27,7 +35,7 @@ from swift.core.names import is_safe_segment
 from swift.core.rows import ContainerRow, ObjectRow, PolicyFacts
 from swift.core.shards import ShardRange
 from swift.storage.db.account import AccountBroker
-from swift.storage.db.broker import parse_metadata, reidentify
+from swift.storage.db.broker import Metadata, parse_metadata, reidentify
 from swift.storage.db.connection import device_of, epoch_of
 from swift.storage.db.container import ContainerBroker
 
@@ -57,21 +65,24 @@ class RemoteInfo:
         """Read the arguments of a sync call; raises InvalidInput."""
         if len(arguments) < 7:
             raise InvalidInput("sync takes at least seven arguments")
-        max_row, *texts = arguments[:7]
-        if not isinstance(max_row, int) or not all(
-            isinstance(text, str) for text in texts
-        ):
-            raise InvalidInput("sync arguments have wrong types")
-        digest, database_id, created_at, put, delete, metadata = texts
+        max_row, digest, database_id, created_at, put, delete, metadata = arguments[:7]
         policy = None
-        if len(arguments) >= 10:
-            status_changed_at, count, index = arguments[7:10]
-            if not (isinstance(status_changed_at, str) and isinstance(index, int)):
-                raise InvalidInput("sync arguments have wrong types")
-            policy = PolicyFacts(index, put, delete, status_changed_at, count)
-        return cls(
-            max_row, digest, database_id, created_at, put, delete, metadata, policy
-        )
+        try:
+            put, delete = checked_time(put), checked_time(delete)
+            if len(arguments) >= 10:
+                policy = policy_facts(put, delete, *arguments[7:10])
+            return cls(
+                checked_rowid(max_row),
+                checked_text(digest, "hash"),
+                checked_text(database_id, "id"),
+                checked_time(created_at),
+                put,
+                delete,
+                checked_text(metadata, "metadata", METADATA_MAX),
+                policy,
+            )
+        except FormatError as error:
+            raise InvalidInput(f"sync arguments: {error}") from error
 
 
 def receive_sync(broker: AnyBroker, remote: RemoteInfo) -> dict[str, Any]:
@@ -85,7 +96,7 @@ def receive_sync(broker: AnyBroker, remote: RemoteInfo) -> dict[str, Any]:
     info = broker.replication_info()
     if remote.metadata:
         try:
-            broker.update_metadata(parse_metadata(remote.metadata))
+            broker.update_metadata(received_metadata(remote.metadata))
         except FormatError as error:
             raise InvalidInput("sync metadata does not parse") from error
     times = (remote.created_at, remote.put_timestamp, remote.delete_timestamp)
@@ -99,19 +110,53 @@ def receive_sync(broker: AnyBroker, remote: RemoteInfo) -> dict[str, Any]:
     return {**info, "point": point}
 
 
+def received_metadata(text: str) -> Metadata:
+    """A peer's metadata column; raises FormatError.
+
+    Its times are checked: one that is none would be newer than every other for ever.
+    """
+    metadata = parse_metadata(text)
+    for _, timestamp in metadata.values():
+        checked_time(timestamp)
+    return metadata
+
+
+def merge_answer(broker: AnyBroker, answer: PeerAnswer) -> None:
+    """Take what is better of a peer's answer to our sync call; raises FormatError.
+
+    A container's policy and times too: both sides so settle a conflict alike.
+    """
+    if isinstance(broker, ContainerBroker):
+        if answer.policy is not None:
+            broker.adopt_policy(answer.policy)
+        stat = broker.stat()
+        if answer.times != (
+            stat.created_at,
+            stat.put_timestamp,
+            stat.delete_timestamp,
+        ):
+            broker.merge_timestamps(*answer.times)
+    if answer.metadata:
+        broker.update_metadata(received_metadata(answer.metadata))
+
+
 def merge_items(
     broker: AnyBroker, records: Sequence[Mapping[str, Any]], source: str | None
 ) -> None:
     """Merge a batch of rows from another copy; raises InvalidInput."""
     try:
-        rowids = [int(record["ROWID"]) for record in records if "ROWID" in record]
+        if source is not None:
+            checked_text(source, "id")
+        rowids = [
+            checked_rowid(record["ROWID"]) for record in records if "ROWID" in record
+        ]
         if isinstance(broker, ContainerBroker):
             objects = [ObjectRow.from_record(record) for record in records]
             broker.merge_rows(objects, source, rowids[-1] if rowids else -1)
         else:
             containers = [ContainerRow.from_record(record) for record in records]
             broker.merge_rows(containers, source, max(rowids, default=-1))
-    except (FormatError, TypeError, ValueError) as error:
+    except (FormatError, TypeError, ValueError, OverflowError) as error:
         raise InvalidInput(f"bad rows: {error}") from error
 
 
@@ -119,9 +164,13 @@ def merge_syncs(broker: AnyBroker, records: Sequence[Mapping[str, Any]]) -> None
     """Take another copy's incoming sync points; raises InvalidInput."""
     try:
         points = [
-            (str(record["remote_id"]), int(record["sync_point"])) for record in records
+            (
+                checked_text(record["remote_id"], "id"),
+                checked_rowid(record["sync_point"]),
+            )
+            for record in records
         ]
-    except (LookupError, TypeError, ValueError) as error:
+    except (FormatError, LookupError, TypeError, ValueError) as error:
         raise InvalidInput("bad sync points") from error
     broker.merge_syncs(points)
 

@@ -357,13 +357,17 @@ def test_reclaim_forgets_what_is_old_enough(broker):
 
 
 def test_a_container_goes_when_deleted_long_ago_and_reported(broker):
-    broker.delete(_at(2))
     assert not broker.is_reclaimable(_at(9))
+    broker.delete(_at(2))
+    assert not broker.is_reported()
     stat = broker.stat()
     broker.reported(stat.put_timestamp, stat.delete_timestamp, 0, 0)
+    assert broker.is_reported()
     assert not broker.is_reclaimable(_at(1))
     assert broker.is_reclaimable(_at(9))
-    broker.databases.remove(broker.path)
+    assert not broker.databases.remove(broker.path, still=lambda: False)
+    assert broker.exists()
+    assert broker.databases.remove(broker.path)
     assert not broker.exists()
     assert not Path(broker.path).parents[2].exists()
     assert Path(broker.path).parents[3].exists()
