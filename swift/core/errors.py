@@ -133,6 +133,10 @@ class ObjectQuarantined(Corrupt):
         self.reason = reason
 
 
+class QuarantineRequest(SwiftError):
+    """Raised by an audit watcher that wants the object it was shown moved aside."""
+
+
 class DatabaseMissing(NotFound):
     """No database file of that name."""
 

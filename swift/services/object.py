@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The object server: POST, DELETE, suffix hashes, and who answers the other methods.
 
-GET and HEAD are in object_get, PUT in object_put.
+GET and HEAD are in object_get, PUT in object_put, SSYNC in ssync_receiver.
 
 What is decided here is the order of checks and the headers of the answers (contract
 backend-http 2). How objects lie on a disk is known below, in storage/object; what a
@@ -18,6 +18,7 @@ from swift.core import expiry
 from swift.core.errors import (
     InvalidInput,
 )
+from swift.core.hashing import is_suffix
 from swift.core.headers import (
     ALLOWED_OBJECT_HEADERS,
     CONTENT_LENGTH,
@@ -45,7 +46,7 @@ from swift.core.headers import (
 )
 from swift.core.names import ObjectName
 from swift.core.policy import StoragePolicy
-from swift.core.settings import csv, natural, option, positive_int, seconds
+from swift.core.settings import csv, option, positive_int, seconds
 from swift.core.timestamp import Timestamp
 from swift.runtime import green
 from swift.runtime.cluster import Cluster
@@ -64,6 +65,7 @@ from swift.services.object_put import (
     existing,
     replication_names,
 )
+from swift.services.ssync_receiver import ReceiverConfig, SsyncReceiver
 from swift.services.updates import ObjectUpdates, UpdateSender
 from swift.storage.object.context import DiskConfig
 from swift.storage.object.diskfile import DiskFile, OpenObject
@@ -78,7 +80,7 @@ _POSTED_PREFIXES = (OBJECT_META, OBJECT_TRANSIENT_SYSMETA)
 
 
 @dataclass(frozen=True)
-class ObjectConfig(NodeConfig, GetConfig, PutConfig):
+class ObjectConfig(NodeConfig, GetConfig, PutConfig, ReceiverConfig):
     """Options of [app:object-server] that are not the disk's."""
 
     node_timeout_s: float = option(
@@ -97,9 +99,6 @@ class ObjectConfig(NodeConfig, GetConfig, PutConfig):
         ALLOWED_OBJECT_HEADERS,
         parse=csv,
         doc="Headers stored with an object beside its metadata.",
-    )
-    replication_concurrency: int = option(
-        4, parse=natural, doc="Incoming SSYNC conversations; 0 is unlimited."
     )
     pool_idle_per_peer: int = option(
         64, parse=positive_int, doc="Idle connections kept to each container server."
@@ -141,6 +140,9 @@ class ObjectServer(NodeServer):
             updates=updates,
             metrics=metrics,
         )
+        self._receiver = SsyncReceiver(
+            config, cluster=cluster, answer=self._replicated, log=log, metrics=metrics
+        )
         super().__init__(config, cluster=cluster, log=log, metrics=metrics)
 
     def handlers(self) -> Mapping[str, Handler]:
@@ -152,6 +154,7 @@ class ObjectServer(NodeServer):
             "POST": self.post,
             "DELETE": self.delete,
             "REPLICATE": self.replicate,
+            "SSYNC": self.ssync,
         }
 
     def _manager(self, call: NodeCall) -> DiskFileManager | Response:
@@ -411,7 +414,7 @@ class ObjectServer(NodeServer):
             self.agent,
         )
 
-    # --- REPLICATE --------------------------------------------------------------------
+    # --- REPLICATE, SSYNC -------------------------------------------------------------
 
     def replicate(self, call: NodeCall) -> Response:
         """The suffix hashes of a partition, or mark the suffixes named as changed."""
@@ -419,13 +422,30 @@ class ObjectServer(NodeServer):
         if isinstance(manager, Response):
             return manager
         suffixes = [suffix for suffix in call.rest.split("-") if suffix]
+        if not all(map(is_suffix, suffixes)):
+            raise InvalidInput("REPLICATE of what are no suffixes")
         if suffixes:
             for suffix in suffixes:
                 manager.invalidate(call.device, call.partition, suffix)
             hashes = None
         else:
             hashes = manager.suffix_hashes(call.device, call.partition)
+            if not hashes:
+                # rsync makes a partition's directory, but none above it.
+                manager.partitions.names(call.device)
         return Response(200, body=pickle.dumps(hashes, protocol=2))
+
+    def ssync(self, call: NodeCall) -> Response:
+        """Take what another node has more or newer of a partition. Yields."""
+        manager = self._manager(call)
+        if isinstance(manager, Response):
+            return manager
+        return self._receiver.run(call, manager)
+
+    def _replicated(self, environ: Environ) -> Response:
+        """Answer a request that came within an SSYNC. Yields."""
+        method = environ[env.REQUEST_METHOD]
+        return self._answer(self._handlers[method], environ, method)
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,6 +215,10 @@ class Partitions:
             hashes.invalidate(fs, path, suffix)
         for path_hash, names in objects.items():
             directory = f"{path}/{path_hash[-SUFFIX_LENGTH:]}/{path_hash}"
+            # What has come since the files were offered may need them: metadata is
+            # nothing without its data. The next pass offers it all again.
+            if not set(self._listed(path, path_hash)).issubset(names):
+                continue
             for name in names:
                 with suppress(FileNotFoundError):
                     fs.unlink(f"{directory}/{name}")
@@ -296,9 +300,7 @@ class Partitions:
         root = self._context.devices.path(device)
         return f"{root}/{self._context.policy.objects_dir}"
 
-    def _run(
-        self, device: str, function: Callable[..., T], *arguments: object
-    ) -> T:
+    def _run(self, device: str, function: Callable[..., T], *arguments: object) -> T:
         """Call on a disk thread; an OSError is the device's."""
 
         def run() -> T:
@@ -308,4 +310,3 @@ class Partitions:
                 raise as_domain_error(error, device) from error
 
         return green.in_thread(run)
-

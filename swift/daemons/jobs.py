@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From rings and devices to jobs: which partitions this node holds, and for whom.
+
+A device that is one of a partition's primaries updates the others; any other device is
+a handoff and gives back what it holds to all primaries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from swift.core.errors import DeviceUnavailable
+from swift.core.policy import StoragePolicy
+from swift.core.ring.devices import Device, Node
+from swift.core.ring.ring import Ring
+from swift.runtime.logs import Logger
+from swift.runtime.process import is_local
+from swift.storage.object.partitions import Partitions
+
+AUDITOR_STATUS = "auditor_status_"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One partition on one of our devices.
+
+    targets: whom it is compared with or given to: the other primaries for a primary,
+    all of them for a handoff. own_index: our place among the primaries, None for a
+    handoff.
+    """
+
+    policy: StoragePolicy
+    ring: Ring
+    device: Device
+    partition: int
+    targets: tuple[Node, ...]
+    own_index: int | None
+
+    @property
+    def is_primary(self) -> bool:
+        """True when the device is one of the partition's primaries."""
+        return self.own_index is not None
+
+    def __str__(self) -> str:
+        return f"{self.device.name}/{self.policy.objects_dir}/{self.partition}"
+
+
+def job_of(
+    policy: StoragePolicy, ring: Ring, device: Device, partition: int
+) -> Job | None:
+    """The job of a partition; None when the ring has no such partition."""
+    if not 0 <= partition < ring.partition_count:
+        return None
+    primaries = ring.primaries(partition)
+    own = next((node for node in primaries if node.id == device.id), None)
+    targets = tuple(node for node in primaries if node is not own)
+    return Job(policy, ring, device, partition, targets, own.index if own else None)
+
+
+def local_devices(
+    ring: Ring, own_addresses: Iterable[str], own_port: int | None
+) -> list[Device]:
+    """The devices of a ring that are this node's by their replication address.
+
+    own_port: None when each device has a port of its own. Resolves host names.
+    """
+    addresses = set(own_addresses)
+    return [
+        device
+        for device in ring.devices
+        if device is not None
+        and is_local(
+            addresses, own_port, device.replication_ip, device.replication_port
+        )
+    ]
+
+
+@dataclass(slots=True)
+class Found:
+    """The partitions of a device. junk: entries that are no numbers."""
+
+    partitions: list[int]
+    junk: list[str]
+
+
+def partitions_of(partitions: Partitions, device: str) -> Found:
+    """What lies in the objects directory of a device. Yields.
+
+    Raises DeviceUnavailable.
+    """
+    found = Found([], [])
+    for name in partitions.names(device):
+        if name.isascii() and name.isdigit():
+            found.partitions.append(int(name))
+        elif not name.startswith(AUDITOR_STATUS):
+            found.junk.append(name)
+    return found
+
+
+def jobs_of_device(
+    policy: StoragePolicy,
+    ring: Ring,
+    device: Device,
+    numbers: Sequence[int],
+    wanted: Sequence[int],
+) -> Iterator[Job]:
+    """The jobs of a device; wanted: only these partitions, all when empty."""
+    for number in numbers:
+        if wanted and number not in wanted:
+            continue
+        job = job_of(policy, ring, device, number)
+        if job is not None:
+            yield job
+
+
+def available(partitions: Partitions, device: Device, log: Logger) -> bool:
+    """True when a device can be worked on; old temporary files are gone then. Yields.
+
+    False, with a warning, when it is away.
+    """
+    try:
+        partitions.forget_temporaries(device.name)
+    except DeviceUnavailable as error:
+        log.warning("skipped, %s", error)
+        return False
+    return True
