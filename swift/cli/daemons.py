@@ -18,6 +18,7 @@ from typing import Any
 
 from swift.core.errors import ConfigError, SwiftError
 from swift.core.settings import bind, csv, integer, unknown_options
+from swift.daemons.object_replicator import ObjectReplicator
 from swift.daemons.object_updater import ObjectUpdater
 from swift.runtime import green
 from swift.runtime.cluster import Cluster
@@ -229,9 +230,15 @@ def _run(
 
 
 PROGRAMS = {
+    "object-replicator": Program(ObjectReplicator, (DEVICES, PARTITIONS, POLICIES)),
     "object-updater": Program(ObjectUpdater),
 }
 """Every daemon, by the name of its section."""
+
+
+def object_replicator(argv: Sequence[str] | None = None) -> int:
+    """swift-object-replicator."""
+    return daemon_main(PROGRAMS["object-replicator"], argv)
 
 
 def object_updater(argv: Sequence[str] | None = None) -> int:
