@@ -14,7 +14,27 @@ from pathlib import Path
 
 import pytest
 
-from test.support.cluster import wait_until
+from test.support.cluster import Cluster, wait_until
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A cluster of this module's own, for its servers are killed."""
+    if os.environ.get("SWIFT_TEST_CONFIG_FILE"):
+        yield None
+        return
+    started = Cluster(tmp_path_factory.mktemp("clients"))
+    started.start()
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="module")
+def account(cluster, named_account):
+    """(auth URL, user, key)."""
+    if cluster is None:
+        return named_account
+    return f"{cluster.endpoint}/auth/v1.0", cluster.user, cluster.key
 
 
 @pytest.fixture(scope="module")

@@ -83,6 +83,8 @@ class Cluster:
     def _answers(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, self.output()
+        if "Swift is running" not in self.output():
+            return False
         try:
             with urllib.request.urlopen(
                 f"{self.endpoint}/healthcheck", timeout=2
