@@ -18,6 +18,11 @@ from typing import Any
 
 from swift.core.errors import ConfigError, SwiftError
 from swift.core.settings import bind, csv, integer, unknown_options
+from swift.daemons.account_reaper import AccountReaper
+from swift.daemons.account_replicator import AccountReplicator
+from swift.daemons.container_replicator import ContainerReplicator
+from swift.daemons.container_updater import ContainerUpdater
+from swift.daemons.db_auditor import AccountAuditor, ContainerAuditor
 from swift.daemons.object_replicator import ObjectReplicator
 from swift.daemons.object_updater import ObjectUpdater
 from swift.runtime import green
@@ -230,10 +235,46 @@ def _run(
 
 
 PROGRAMS = {
+    "account-auditor": Program(AccountAuditor),
+    "account-reaper": Program(AccountReaper),
+    "account-replicator": Program(AccountReplicator, (DEVICES, PARTITIONS)),
+    "container-auditor": Program(ContainerAuditor),
+    "container-replicator": Program(ContainerReplicator, (DEVICES, PARTITIONS)),
+    "container-updater": Program(ContainerUpdater),
     "object-replicator": Program(ObjectReplicator, (DEVICES, PARTITIONS, POLICIES)),
     "object-updater": Program(ObjectUpdater),
 }
 """Every daemon, by the name of its section."""
+
+
+def account_auditor(argv: Sequence[str] | None = None) -> int:
+    """swift-account-auditor."""
+    return daemon_main(PROGRAMS["account-auditor"], argv)
+
+
+def account_reaper(argv: Sequence[str] | None = None) -> int:
+    """swift-account-reaper."""
+    return daemon_main(PROGRAMS["account-reaper"], argv)
+
+
+def account_replicator(argv: Sequence[str] | None = None) -> int:
+    """swift-account-replicator."""
+    return daemon_main(PROGRAMS["account-replicator"], argv)
+
+
+def container_auditor(argv: Sequence[str] | None = None) -> int:
+    """swift-container-auditor."""
+    return daemon_main(PROGRAMS["container-auditor"], argv)
+
+
+def container_replicator(argv: Sequence[str] | None = None) -> int:
+    """swift-container-replicator."""
+    return daemon_main(PROGRAMS["container-replicator"], argv)
+
+
+def container_updater(argv: Sequence[str] | None = None) -> int:
+    """swift-container-updater."""
+    return daemon_main(PROGRAMS["container-updater"], argv)
 
 
 def object_replicator(argv: Sequence[str] | None = None) -> int:
