@@ -29,7 +29,7 @@ from swift.daemons.db_replication import (
     ReplicationStats,
     Visit,
 )
-from swift.daemons.rsync import module_of, run_rsync
+from swift.daemons.rsync import is_remote, module_of, run_rsync
 from swift.runtime import green
 from swift.runtime.logs import Logger
 from swift.storage.db import sync
@@ -240,7 +240,7 @@ class Pusher:
         """Copy a file that others may be writing to. Yields."""
         module = module_of(self.config.rsync_module, node.device)
         target = f"{module}/{node.name}/{_TMP}/{database_id}"
-        arguments = self.rsync_arguments(visit, node)
+        arguments = self.rsync_arguments(visit, node, target)
         before = green.in_thread(self.databases.state_of_file, path)
         if not self._rsync([*arguments, path, target]):
             return False
@@ -256,15 +256,16 @@ class Pusher:
         finally:
             green.in_thread(lock.__exit__, None, None, None)
 
-    def rsync_arguments(self, visit: Visit, node: Node) -> list[str]:
+    def rsync_arguments(self, visit: Visit, node: Node, target: str) -> list[str]:
         """What rsync is called with, before the file and its target."""
         arguments = [
             "--quiet",
             "--no-motd",
             f"--timeout={ceil(self.config.node_timeout_s)}",
-            f"--contimeout={ceil(self.config.conn_timeout_s)}",
-            "--whole-file",
         ]
+        if is_remote(target):
+            arguments.append(f"--contimeout={ceil(self.config.conn_timeout_s)}")
+        arguments.append("--whole-file")
         if self.config.rsync_compress and node.region != visit.own.region:
             arguments.append("--compress")
         return arguments

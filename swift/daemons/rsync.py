@@ -67,6 +67,15 @@ def module_of(template: str, device: Device) -> str:
     return _PLACEHOLDER.sub(lambda match: values[match[1]], template)
 
 
+def is_remote(target: str) -> bool:
+    """True when a target is in a module of an rsync daemon, False for a folder here.
+
+    rsync refuses the options about connecting for a folder, which one-machine clusters
+    have in the place of a module.
+    """
+    return "::" in target or target.startswith("rsync://")
+
+
 def _bracketed(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
@@ -95,10 +104,11 @@ def object_arguments(
         "--itemize-changes",
         "--ignore-existing",
         f"--timeout={limits.io_timeout_s}",
-        f"--contimeout={limits.io_timeout_s}",
         f"--bwlimit={limits.bandwidth}",
         EXCLUDE,
     ]
+    if is_remote(target):
+        arguments.append(f"--contimeout={limits.io_timeout_s}")
     if compress:
         arguments.append("--compress")
     return [*arguments, *sources, target]
