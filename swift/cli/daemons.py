@@ -23,6 +23,7 @@ from swift.daemons.account_replicator import AccountReplicator
 from swift.daemons.container_replicator import ContainerReplicator
 from swift.daemons.container_updater import ContainerUpdater
 from swift.daemons.db_auditor import AccountAuditor, ContainerAuditor
+from swift.daemons.object_auditor import ObjectAuditor
 from swift.daemons.object_replicator import ObjectReplicator
 from swift.daemons.object_updater import ObjectUpdater
 from swift.runtime import green
@@ -241,6 +242,7 @@ PROGRAMS = {
     "container-auditor": Program(ContainerAuditor),
     "container-replicator": Program(ContainerReplicator, (DEVICES, PARTITIONS)),
     "container-updater": Program(ContainerUpdater),
+    "object-auditor": Program(ObjectAuditor, (DEVICES, ZERO_BYTE_FPS)),
     "object-replicator": Program(ObjectReplicator, (DEVICES, PARTITIONS, POLICIES)),
     "object-updater": Program(ObjectUpdater),
 }
@@ -275,6 +277,11 @@ def container_replicator(argv: Sequence[str] | None = None) -> int:
 def container_updater(argv: Sequence[str] | None = None) -> int:
     """swift-container-updater."""
     return daemon_main(PROGRAMS["container-updater"], argv)
+
+
+def object_auditor(argv: Sequence[str] | None = None) -> int:
+    """swift-object-auditor."""
+    return daemon_main(PROGRAMS["object-auditor"], argv)
 
 
 def object_replicator(argv: Sequence[str] | None = None) -> int:

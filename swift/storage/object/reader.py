@@ -74,6 +74,14 @@ class ObjectReader:
                 return data
         return green.in_thread(self._read, min(left, self._size_per_read()))
 
+    def pieces_blocking(self) -> Iterator[bytes]:
+        """The rest, read on this very thread, for a daemon with a process of its own.
+
+        Raises as iterating does.
+        """
+        while self._position < self._stop:
+            yield self._read(min(self._stop - self._position, self._size_per_read()))
+
     def at_once(self) -> bytes | None:
         """All bytes that are left, when they are no more than a disk chunk; else None.
 
