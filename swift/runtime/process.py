@@ -149,6 +149,35 @@ class Notifier:
             os.environ[NOTIFY_SOCKET] = self.service_socket
 
 
+class NotifyListener:
+    """Hears what a `Notifier` of another process says; used in a `with` statement.
+
+    Raises OSError when somebody listens for that process already.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            self._socket.bind(f"{NOTIFY_ABSTRACT}{pid}")
+        except OSError:
+            self._socket.close()
+            raise
+
+    def __enter__(self) -> NotifyListener:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._socket.close()
+
+    def receive(self, timeout_s: float) -> bytes | None:
+        """The next message, None when none comes in time. Blocks."""
+        self._socket.settimeout(timeout_s)
+        try:
+            return self._socket.recv(4096)
+        except TimeoutError:
+            return None
+
+
 class _LogStream(io.TextIOBase):
     """A text stream whose lines become log lines."""
 
