@@ -800,10 +800,13 @@ class ObjectReplicator(Daemon[Job]):
         if _WORKERS not in scope.extra:
             update_cache(path, entry, self.log)
             return
-        per_disk = {
-            name: recon_entry(self._stats_of(name), minutes, green.now())
-            for name in scope.devices
-        }
+        per_disk = {}
+        for name in scope.devices:
+            entry = per_disk[name] = recon_entry(
+                self._stats_of(name), minutes, green.now()
+            )
+            if not entry["replication_stats"]["failure_nodes"]:
+                del entry["replication_stats"]["failure_nodes"]
         update_cache(path, {PER_DISK: per_disk}, self.log)
         self._aggregate(path)
 

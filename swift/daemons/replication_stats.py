@@ -47,7 +47,7 @@ class Stats:
                 mine[device] = mine.get(device, 0) + number
 
     def as_recon(self) -> dict[str, Any]:
-        """The entry `replication_stats`."""
+        """The entry `replication_stats`; recon drops `failure_nodes` when empty."""
         return {
             **{name: getattr(self, name) for name in _COUNTERS},
             "failure_nodes": self.failure_nodes,
