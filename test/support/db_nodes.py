@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 import subprocess
+from dataclasses import replace
 
 from swift.core.hashing import HashSalt
 from swift.core.names import AccountName, ContainerName, Limits
@@ -12,6 +13,7 @@ from swift.core.policy import StoragePolicies, StoragePolicy
 from swift.core.redundancy import Replication
 from swift.core.ring.builder import RingBuilder
 from swift.core.ring.codec import write_ring
+from swift.core.ring.ring import Ring
 from swift.core.rows import ContainerRow, ObjectRow
 from swift.core.timestamp import Timestamp
 from swift.runtime import green
@@ -144,6 +146,25 @@ class DbNodes:
         daemon = self.daemon(kind, number, **options)
         run_pass(daemon, scope)
         return daemon
+
+    def run_daemon(self, daemon, **scope):
+        """Run one pass of a daemon that was made before."""
+        run_pass(daemon, Scope(once=True, **scope))
+
+    def lead_to(self, daemon, number, port):
+        """Let a daemon find another server where a node's container server was."""
+        ring = self.cluster.rings["container"].get()
+        devices = [
+            replace(each, port=port, replication_port=port)
+            if each is not None and each.id == number
+            else each
+            for each in ring.devices
+        ]
+        moved = Ring(part_power=PART_POWER, devices=devices, rows=ring.rows)
+        path = self.root / "moved.ring.gz"
+        path.write_bytes(write_ring(moved))
+        rings = {**self.cluster.rings, "container": RingFile(str(path), NULL_LOG)}
+        daemon.cluster = replace(self.cluster, rings=rings)
 
     def run_all(self, kind, **options):
         """Run one pass of a daemon on every node, in turn."""

@@ -181,9 +181,9 @@ def merge_shard_ranges(
     """Merge shard ranges from another copy; raises InvalidInput."""
     try:
         ranges = [ShardRange.from_record(record) for record in records]
-    except (FormatError, TypeError) as error:
+        broker.merge_shard_ranges(ranges)
+    except (FormatError, TypeError, OverflowError) as error:
         raise InvalidInput(f"bad shard ranges: {error}") from error
-    broker.merge_shard_ranges(ranges)
 
 
 def complete_rsync(broker: AnyBroker, tmp_name: str, file_name: str | None) -> None:
