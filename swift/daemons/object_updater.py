@@ -170,8 +170,23 @@ class ObjectUpdater(Daemon[str]):
                 self.log.warning("device %s is skipped: not available", device)
 
     def handle(self, job: str) -> None:
-        """Sweep a device in a child process. Yields."""
-        in_child(lambda: self.sweep(job), self.log)
+        """Sweep a device in a child process, if there is anything to sweep. Yields."""
+        if self._is_empty(job):
+            self.sweep(job)
+        else:
+            in_child(lambda: self.sweep(job), self.log)
+
+    def _is_empty(self, device: str) -> bool:
+        tree = PendingTree(
+            self._devices.path(device),
+            self.cluster.policies,
+            self.log,
+            fs=self._devices.fs,
+        )
+        try:
+            return tree.is_empty()
+        except OSError:
+            return True  # the sweep says what is wrong with the device
 
     def sweep(self, device: str) -> Counts:
         """Sweep a device in this process. Yields; blocks on the disk."""

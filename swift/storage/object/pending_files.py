@@ -70,6 +70,14 @@ class PendingTree:
         self.bad_names = 0
         """Files met so far whose name is not `<hash>-<time>`."""
 
+    def is_empty(self) -> bool:
+        """True when nothing is pending; cheap. Raises OSError."""
+        return not any(
+            self._list(f"{self._device_path}/{name}")
+            for name in self._fs.list(self._device_path)
+            if name.startswith(PENDING_DIR)
+        )
+
     def walk(self, rng: Random) -> Iterator[PendingFile]:
         """Every file: prefixes at random, the names of one from high to low.
 
