@@ -104,11 +104,10 @@ def object_arguments(
         "--itemize-changes",
         "--ignore-existing",
         f"--timeout={limits.io_timeout_s}",
-        f"--bwlimit={limits.bandwidth}",
-        EXCLUDE,
     ]
     if is_remote(target):
         arguments.append(f"--contimeout={limits.io_timeout_s}")
+    arguments += [f"--bwlimit={limits.bandwidth}", EXCLUDE]
     if compress:
         arguments.append("--compress")
     return [*arguments, *sources, target]
@@ -116,8 +115,11 @@ def object_arguments(
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a run. argv: the whole command. code: its exit code. output: what it
-    printed, on either stream."""
+    """What came of a run.
+
+    argv: the whole command. code: its exit code. output: what it printed, on either
+    stream.
+    """
 
     argv: Sequence[str]
     code: int

@@ -34,13 +34,13 @@ def test_where_a_module_is(template, module):
 
 @pytest.mark.parametrize("template", ["", " / ", "{host}::object", "{ip.__class__}{}"])
 def test_templates_that_cannot_be_filled_are_refused(template):
-    with pytest.raises(ValueError, match="placeholder|empty"):
+    with pytest.raises(ValueError, match=r"placeholder|empty"):
         module_template(template)
 
 
 def test_the_arguments_are_those_that_receivers_know():
     limits = Limits(30, "0")
-    found = object_arguments(["/d/a", "/d/b"], "m/t", limits, compress=True)
+    found = object_arguments(["/d/a", "/d/b"], "m::t/1", limits, compress=True)
     assert found == [
         "--recursive",
         "--whole-file",
@@ -56,9 +56,11 @@ def test_the_arguments_are_those_that_receivers_know():
         "--compress",
         "/d/a",
         "/d/b",
-        "m/t",
+        "m::t/1",
     ]
-    assert "--compress" not in object_arguments(["a"], "t", limits, compress=False)
+    plain = object_arguments(["a"], "/folder", limits, compress=False)
+    assert "--compress" not in plain
+    assert "--contimeout=30" not in plain, "rsync refuses it without a daemon"
 
 
 def test_a_run_tells_its_command_code_and_output(tmp_path, monkeypatch):
