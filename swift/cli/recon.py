@@ -1,0 +1,685 @@
+# SPDX-License-Identifier: Apache-2.0
+"""swift-recon: what the servers of a cluster say of themselves, summed up.
+
+Every server of a type is asked the same question over HTTP, many at a time; its recon
+filter answers. Contract cli §3; the questions: `services/recon`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from swift.core.errors import PeerError, SwiftError
+from swift.core.headers import CONTENT_LENGTH, SERVER
+from swift.core.ring.devices import bracketed
+from swift.runtime import green
+from swift.runtime.cluster import Cluster
+from swift.runtime.config import DEFAULT_SWIFT_DIR
+from swift.runtime.recon import checksum
+from swift.wire.client import ConnectionPool, TcpConnector
+
+KINDS = ("account", "container", "object")
+CONCURRENCY = 30
+RULE = "=" * 79
+GRAPH_WIDTH = 69
+BODY_MAX = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one host said. content: None when it could not be had.
+
+    began, ended: our clock around the question.
+    """
+
+    host: str
+    url: str
+    content: Any
+    began: float
+    ended: float
+    failed: bool = False
+
+    def value(self, key: str) -> Any:
+        """One value of an answer that is an object; None in any other case."""
+        return self.content.get(key) if isinstance(self.content, dict) else None
+
+
+class Survey:
+    """Asks all hosts of one type. hosts: (ip, port)."""
+
+    def __init__(
+        self,
+        kind: str,
+        hosts: Sequence[tuple[str, int]],
+        options: argparse.Namespace,
+        pool: ConnectionPool,
+    ) -> None:
+        self.kind = kind
+        self.hosts = hosts
+        self.options = options
+        self._pool = pool
+
+    def ask(self, question: str, *, each_ip_once: bool = False) -> list[Answer]:
+        """The answers to `/recon/<question>`, in the order of the hosts. Yields."""
+        hosts = self.hosts
+        if each_ip_once:
+            hosts = list({ip: (ip, port) for ip, port in reversed(hosts)}.values())
+        return self._ask_all(hosts, f"/recon/{question}", self._get)
+
+    def ask_servers(self) -> list[Answer]:
+        """What each host calls itself in its Server header. Yields."""
+        return self._ask_all(self.hosts, "/", self._options)
+
+    def _ask_all(
+        self,
+        hosts: Sequence[tuple[str, int]],
+        path: str,
+        ask: Callable[[str, int, str], Any],
+    ) -> list[Answer]:
+        answers: dict[int, Answer] = {}
+
+        def one(index: int, ip: str, port: int) -> None:
+            host = f"{bracketed(ip)}:{port}"
+            url, began, failed = f"http://{host}{path}", green.now(), False
+            try:
+                content = ask(ip, port, path)
+            except (PeerError, ValueError) as error:
+                content, failed = None, True
+                if not self.options.suppress:
+                    print(f"-> {url}: {error}")
+            else:
+                if self.options.verbose:
+                    print(f"-> {url}: {json.dumps(content)}")
+            answers[index] = Answer(host, url, content, began, green.now(), failed)
+
+        pool = green.Pool(CONCURRENCY)
+        for index, (ip, port) in enumerate(hosts):
+            pool.spawn(one, index, ip, port)
+        pool.wait_all()
+        return [answers[index] for index in sorted(answers)]
+
+    def _get(self, ip: str, port: int, path: str) -> Any:
+        response = self._request(ip, port, "GET", path)
+        body = response.read(BODY_MAX)
+        if response.status != 200:
+            raise PeerError(f"{ip}:{port}", f"HTTP status {response.status}")
+        return json.loads(body)
+
+    def _options(self, ip: str, port: int, path: str) -> Any:
+        response = self._request(ip, port, "OPTIONS", path)
+        response.read(BODY_MAX)
+        return response.headers.get(SERVER, "")
+
+    def _request(self, ip: str, port: int, method: str, path: str) -> Any:
+        timeout_s = self.options.timeout
+        return self._pool.request(
+            ip,
+            port,
+            method,
+            path,
+            [(CONTENT_LENGTH, "0")] if method == "OPTIONS" else [],
+            connect_timeout_s=timeout_s,
+            response_timeout_s=timeout_s,
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0, or 1 for an unknown type."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    options = parser.parse_intermixed_args(arguments)
+    kinds = options.types or ["object"]
+    if not arguments or len(kinds) > len(KINDS):
+        parser.print_help()
+        return 0
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        parser.print_help()
+        print(f"Error: unknown server type {unknown[0]!r}")
+        return 1
+    try:
+        cluster = Cluster.load(options.swiftdir)
+    except SwiftError as error:
+        print(f"Error: {error}")
+        return 1
+    policies = list(cluster.policies)
+    if options.policy is not None:
+        policy = cluster.policies.by_name(options.policy)
+        if policy is None and options.policy.isdecimal():
+            policy = cluster.policies.by_index(options.policy)
+        if policy is None:
+            parser.print_help()
+            return 0
+        policies = [policy]
+    pool = ConnectionPool(TcpConnector())
+    try:
+        for kind in kinds:
+            rings = [f"{kind}"]
+            if kind == "object":
+                rings = [policy.ring_name for policy in policies]
+            hosts = hosts_of(cluster, rings, region=options.region, zone=options.zone)
+            _survey(Survey(kind, hosts, options, pool))
+    finally:
+        pool.close()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="swift-recon",
+        usage="%(prog)s [account] [container] [object] [options]",
+        description="Ask all servers of a type (object when none is given) for what "
+        "they know of themselves.",
+    )
+    parser.add_argument("types", nargs="*", help=argparse.SUPPRESS)
+    for check in CHECKS:
+        parser.add_argument(*check.flags, action="store_true", help=check.help)
+    parser.add_argument("--all", action="store_true", help="every check that applies")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show answers")
+    parser.add_argument("--suppress", action="store_true", help="hide failures")
+    parser.add_argument("--human-readable", action="store_true", help="sizes in units")
+    parser.add_argument(
+        "--top", type=int, default=0, metavar="N", help="show the N fullest devices"
+    )
+    parser.add_argument(
+        "--lowest", type=int, default=0, metavar="N", help="show the N emptiest devices"
+    )
+    parser.add_argument(
+        "--jitter", type=float, default=0.0, metavar="S", help="allowed clock error"
+    )
+    parser.add_argument("--region", type=int, help="only servers of this region")
+    parser.add_argument("-z", "--zone", type=int, help="only servers of this zone")
+    parser.add_argument(
+        "-t", "--timeout", type=float, default=5.0, metavar="S", help="for an answer"
+    )
+    parser.add_argument("--swiftdir", default=DEFAULT_SWIFT_DIR, help="where rings are")
+    parser.add_argument("-p", "--policy", help="only servers of this policy")
+    return parser
+
+
+def hosts_of(
+    cluster: Cluster, rings: Iterable[str], *, region: int | None, zone: int | None
+) -> list[tuple[str, int]]:
+    """The distinct (ip, port) of the devices of some rings, sorted."""
+    found: set[tuple[str, int]] = set()
+    for name in rings:
+        try:
+            ring = cluster.rings[name].get()
+        except SwiftError as error:
+            print(f"Error: {error}")
+            continue
+        found |= {
+            (device.ip, device.port)
+            for device in ring.devices
+            if device is not None
+            and (region is None or device.region == region)
+            and (zone is None or device.zone == zone)
+        }
+    return sorted(found)
+
+
+def _survey(survey: Survey) -> None:
+    print(RULE)
+    print(f"--> Starting reconnaissance on {len(survey.hosts)} hosts ({survey.kind})")
+    print(RULE)
+    if survey.options.all:
+        chosen = [c for c in CHECKS if c.of_one_type and survey.kind in c.kinds]
+        names = (
+            "replication", "unmounted", "loadstats", "diskusage", "md5", "quarantined",
+            "sockstat", "validate_servers", "driveaudit", "time", "swift_versions",
+        )  # fmt: skip
+        by_name = {check.name: check for check in CHECKS}
+        chosen += [by_name[name] for name in names]
+    else:
+        chosen = [c for c in CHECKS if getattr(survey.options, c.name)]
+    for check in chosen:
+        if survey.kind not in check.kinds:
+            what = check.flags[-1].removeprefix("--")
+            print(f"Error: Can't check {what} on {survey.kind} servers.")
+            print(RULE)
+            continue
+        for title, report in check.reports:
+            print(f"[{_local_time()}] {title}")
+            for line in report(survey):
+                print(line)
+            print(RULE)
+
+
+# --- Numbers and times ----------------------------------------------------------------
+
+
+def stats_line(name: str, values: Sequence[Any], *, bare_name: str = "") -> str:
+    """Low, high, average and total of what hosts answered; None is no result.
+
+    bare_name: what it is called when nobody reported.
+    """
+    numbers = [value for value in values if isinstance(value, int | float)]
+    if not numbers:
+        return f"[{bare_name or name}] - No hosts returned valid data."
+    missing = len(values) - len(numbers)
+    return (
+        f"[{name}] low: {int(min(numbers))}, high: {int(max(numbers))}, "
+        f"avg: {sum(numbers) / len(numbers):.1f}, total: {int(sum(numbers))}, "
+        f"Failed: {missing * 100.0 / len(values):.1f}%, no_result: {missing}, "
+        f"reported: {len(numbers)}"
+    )
+
+
+def _local_time() -> str:
+    return _time(green.now())
+
+
+def _time(seconds: float) -> str:
+    moment = datetime.fromtimestamp(int(seconds), tz=timezone.utc)
+    return moment.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def age(seconds: float) -> str:
+    """A span in whole days, hours, minutes or seconds, the largest that fits."""
+    span = max(0, int(seconds))
+    for unit_s, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if span >= unit_s:
+            return f"{span // unit_s} {unit}"
+    return f"{span} seconds"
+
+
+def size(count: int, *, human: bool) -> str:
+    """Bytes as a number, or in the largest unit that fits."""
+    if not human:
+        return str(count)
+    value = float(count)
+    for unit in ("bytes", "kB", "MB", "GB", "TB", "PB"):
+        if value < 1000 or unit == "PB":
+            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1000
+    raise AssertionError("the last unit takes all")
+
+
+def completions(answers: Sequence[Answer], key: str, now: float) -> Iterator[str]:
+    """Who completed a pass first and last; nothing when nobody answered."""
+    known = [(a.value(key) or 0, a.host) for a in answers if not a.failed]
+    known = [(when, host) for when, host in known if isinstance(when, int | float)]
+    if not known:
+        return
+    oldest, host = min(known, key=lambda pair: pair[0])
+    if not oldest:
+        yield f"Oldest completion was NEVER by {host}."
+    else:
+        since = age(now - oldest)
+        yield f"Oldest completion was {_time(oldest)} ({since} ago) by {host}."
+    newest, host = max(known, key=lambda pair: pair[0])
+    if newest:
+        since = age(now - newest)
+        yield f"Most recent completion was {_time(newest)} ({since} ago) by {host}."
+
+
+# --- Checks ---------------------------------------------------------------------------
+
+
+def _of_keys(question: str, names: Mapping[str, str], survey: Survey) -> Iterator[str]:
+    """A line a key of the answers. names: key → name shown."""
+    answers = survey.ask(question.format(kind=survey.kind))
+    for key, name in names.items():
+        yield stats_line(name, [answer.value(key) for answer in answers])
+
+
+def _replication(survey: Survey) -> Iterator[str]:
+    answers = survey.ask(f"replication/{survey.kind}")
+    prefix = "object_" if survey.kind == "object" else ""
+    times = [answer.value(f"{prefix}replication_time") for answer in answers]
+    yield stats_line("replication_time", times, bare_name="time")
+    for name in ("failure", "success", "attempted"):
+        values = [
+            (answer.value("replication_stats") or {}).get(name) for answer in answers
+        ]
+        yield stats_line(f"replication_{name}", values, bare_name=name)
+    yield from completions(answers, f"{prefix}replication_last", green.now())
+
+
+def _reconstruction(survey: Survey) -> Iterator[str]:
+    answers = survey.ask("reconstruction/object")
+    key = "object_reconstruction_time"
+    yield stats_line(key, [answer.value(key) for answer in answers])
+    yield from completions(answers, "object_reconstruction_last", green.now())
+
+
+def _sharding(survey: Survey) -> Iterator[str]:
+    answers = survey.ask("sharding")
+    yield stats_line("sharding_time", [a.value("sharding_time") for a in answers])
+    for name in ("attempted", "failure", "success"):
+        values = [
+            (answer.value("sharding_stats") or {}).get(name) for answer in answers
+        ]
+        yield stats_line(name, values)
+    yield from completions(answers, "sharding_last", green.now())
+
+
+def _auditor(survey: Survey) -> Iterator[str]:
+    answers = survey.ask(f"auditor/{survey.kind}")
+    if survey.kind == "object":
+        yield from _object_auditor(answers)
+        return
+    kind = survey.kind
+    for name in ("auditor_pass_completed", "audits_failed", "audits_passed"):
+        key = f"{kind}_{name}"
+        yield stats_line(key, [answer.value(key) for answer in answers])
+    since = [answer.value(f"{kind}_audits_since") for answer in answers]
+    known = [value for value in since if isinstance(value, int | float)]
+    if known:
+        yield (
+            f"[last_pass] oldest: {_time(min(known))}, newest: {_time(max(known))}, "
+            f"avg: {_time(sum(known) / len(known))}"
+        )
+    else:
+        yield "[last_pass] - No hosts returned valid data."
+
+
+def _object_auditor(answers: Sequence[Answer]) -> Iterator[str]:
+    names = ("audit_time", "bytes_processed", "passes", "errors", "quarantined")
+    for run in ("ALL", "ZBF"):
+        passes: list[Mapping[str, Any]] = []
+        for answer in answers:
+            stats = answer.value(f"object_auditor_stats_{run}") or {}
+            inner = [value for value in stats.values() if isinstance(value, dict)]
+            # A pass over some devices only is kept below their names.
+            passes += inner or [stats]
+        for name in names:
+            if run == "ZBF" and name == "passes":
+                continue
+            values = [stats.get(name) for stats in passes]
+            yield stats_line(f"{run}_{name}_last_path", values)
+
+
+def _updater(survey: Survey) -> Iterator[str]:
+    key = f"{survey.kind}_updater_sweep"
+    yield from _of_keys("updater/{kind}", {key: "updater_last_sweep"}, survey)
+
+
+def _unmounted(survey: Survey) -> Iterator[str]:
+    for answer in survey.ask("unmounted"):
+        yield from _absent(answer)
+
+
+def _absent(answer: Answer) -> Iterator[str]:
+    for device in answer.content if isinstance(answer.content, list) else ():
+        if device["mounted"] is False:
+            yield f"Not mounted: {device['device']} on {answer.host}"
+        elif device["mounted"] is not True:
+            yield f"Device errors: {device['device']} on {answer.host}"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How full one device is."""
+
+    host: str
+    device: str
+    used: int
+    size: int
+
+    @property
+    def percent(self) -> float:
+        """Share of the space in use."""
+        return round(self.used * 100.0 / self.size, 2) if self.size else 0.0
+
+
+def _disk_usage(survey: Survey) -> Iterator[str]:
+    found: list[Usage] = []
+    for answer in survey.ask("diskusage", each_ip_once=True):
+        for entry in answer.content if isinstance(answer.content, list) else ():
+            if entry["mounted"] is True:
+                host = answer.host.rpartition(":")[0].strip("[]")
+                used, total = int(entry["used"]), int(entry["size"])
+                found.append(Usage(host, entry["device"], used, total))
+            elif entry["mounted"] is not False:
+                yield f"Device errors: {entry['device']} on {answer.host}"
+    if not found:
+        yield "No hosts returned valid data."
+        return
+    yield from usage_lines(
+        found,
+        human=survey.options.human_readable,
+        top=survey.options.top,
+        lowest=survey.options.lowest,
+    )
+
+
+def usage_lines(
+    found: Sequence[Usage], *, human: bool, top: int, lowest: int
+) -> Iterator[str]:
+    """How full the devices are: a graph, the sums, the extremes. found: not empty."""
+    yield "Distribution Graph:"
+    counts = Counter(int(usage.percent) for usage in found)
+    most = max(counts.values())
+    for percent, count in sorted(counts.items()):
+        yield f"{percent:3d}%{count:5d} {'*' * (count * GRAPH_WIDTH // most)}"
+    total, used = sum(one.size for one in found), sum(one.used for one in found)
+    of_all = f"of {size(total, human=human)}"
+    yield f"Disk usage: space used: {size(used, human=human)} {of_all}"
+    yield f"Disk usage: space free: {size(total - used, human=human)} {of_all}"
+    percents = [usage.percent for usage in found]
+    average = used * 100.0 / total if total else 0.0
+    yield (
+        f"Disk usage: lowest: {min(percents)}%, highest: {max(percents)}%, "
+        f"avg: {average:f}%"
+    )
+    by_percent = sorted(found, key=lambda usage: usage.percent)
+    for title, shown in (
+        (f"TOP {top}", by_percent[::-1][:top]),
+        (f"LOWEST {lowest}", by_percent[:lowest]),
+    ):
+        if shown:
+            yield title
+        for usage in shown:
+            yield f"{usage.percent:.2f}%  {usage.host:<15} {usage.device}"
+
+
+def _ring_checksums(survey: Survey) -> Iterator[str]:
+    folder = Path(survey.options.swiftdir)
+    pattern = re.compile(rf"{survey.kind}(-\d+)?\.ring\.gz")
+    own = {
+        path.name: checksum(str(path))
+        for path in folder.glob(f"{survey.kind}*.ring.gz")
+        if pattern.fullmatch(path.name)
+    }
+    yield from _compared(survey.ask("ringmd5"), own)
+
+
+def _conf_checksum(survey: Survey) -> Iterator[str]:
+    path = Path(survey.options.swiftdir) / "swift.conf"
+    yield from _compared(survey.ask("swiftconfmd5"), {path.name: checksum(str(path))})
+
+
+def _compared(answers: Sequence[Answer], own: Mapping[str, str]) -> Iterator[str]:
+    matched = 0
+    for answer in answers:
+        if answer.failed:
+            continue
+        remote = answer.content if isinstance(answer.content, dict) else {}
+        differing = {
+            path: digest
+            for path, digest in remote.items()
+            # Hosts may keep their files elsewhere; the name says what a file is.
+            if os.path.basename(path) in own and own[os.path.basename(path)] != digest
+        }
+        for path, digest in differing.items():
+            yield (f"!! {answer.url} ({path} => {digest}) doesn't match on disk md5sum")
+        matched += not differing
+    yield _matched(answers, matched)
+
+
+def _matched(answers: Sequence[Answer], matched: int, word: str = "matched") -> str:
+    return f"{matched}/{len(answers)} hosts {word}, {_errors(answers)}"
+
+
+def _errors(answers: Sequence[Answer]) -> str:
+    count = sum(answer.failed for answer in answers)
+    return f"{count} error[s] while checking hosts."
+
+
+def _load(survey: Survey) -> Iterator[str]:
+    names = {span: f"{span}_load_avg" for span in ("1m", "5m", "15m")}
+    yield from _of_keys("load", names, survey)
+
+
+def _quarantined(survey: Survey) -> Iterator[str]:
+    answers = survey.ask("quarantined")
+    for kind in ("objects", "containers", "accounts"):
+        values = [answer.value(kind) for answer in answers]
+        yield stats_line(f"quarantined_{kind}", values)
+    policies = [answer.value("policies") or {} for answer in answers]
+    for index in sorted({index for one in policies for index in one}, key=int):
+        values = [one.get(index, {}).get("objects") for one in policies]
+        yield stats_line(f"quarantined_objects_{index}", values)
+
+
+def _validate(survey: Survey) -> Iterator[str]:
+    answers = survey.ask_servers()
+    matched = 0
+    for answer in answers:
+        if answer.failed:
+            continue
+        if str(answer.content).startswith(f"{survey.kind}-server"):
+            matched += 1
+        else:
+            yield f"Invalid: {answer.url} is {answer.content}"
+    yield _matched(answers, matched, "ok")
+
+
+def _clocks(survey: Survey) -> Iterator[str]:
+    answers = survey.ask("time")
+    jitter = survey.options.jitter
+    matched = 0
+    for answer in answers:
+        if answer.failed or not isinstance(answer.content, int | float):
+            continue
+        early, late = answer.began - jitter, answer.ended + jitter
+        if early <= answer.content <= late:
+            matched += 1
+            continue
+        off = max(early - answer.content, answer.content - late)
+        yield (
+            f"!! {answer.url} current time is {_time(answer.ended)}, but remote is "
+            f"{_time(answer.content)}, differs by {off:.4f} sec"
+        )
+    yield _matched(answers, matched)
+
+
+def _versions(survey: Survey) -> Iterator[str]:
+    answers = survey.ask("version")
+    known = sorted({str(a.value("version")) for a in answers if not a.failed})
+    verdict = "matched" if len(known) == 1 else "not matched"
+    yield f"Versions {verdict} ({', '.join(known)}), {_errors(answers)}"
+
+
+Report = Callable[[Survey], Iterable[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """An option that asks for something.
+
+    reports: titles, and what is printed below each. kinds: to which types it applies.
+    of_one_type: --all shows it before what all types have.
+    """
+
+    flags: tuple[str, ...]
+    help: str
+    reports: tuple[tuple[str, Report], ...]
+    kinds: tuple[str, ...] = KINDS
+    of_one_type: bool = False
+
+    @property
+    def name(self) -> str:
+        """Attribute of the parsed options."""
+        return self.flags[-1].removeprefix("--").replace("-", "_")
+
+
+_SOCKETS = {
+    name: name
+    for name in (
+        "tcp_in_use", "tcp_mem_allocated_bytes", "tcp6_in_use", "time_wait", "orphan",
+    )
+}  # fmt: skip
+_EXPIRATION = {name: name for name in ("object_expiration_pass", "expired_last_pass")}
+_ASYNC: Report = partial(_of_keys, "async", {"async_pending": "async_pending"})
+_EXPIRER: Report = partial(_of_keys, "expirer/object", _EXPIRATION)
+_SOCKSTAT: Report = partial(_of_keys, "sockstat", _SOCKETS)
+_DRIVES: Report = partial(
+    _of_keys, "driveaudit", {"drive_audit_errors": "drive_audit_errors"}
+)
+
+CHECKS = (
+    Check(
+        ("-a", "--async"), "updates of containers that wait",
+        (("Checking async pendings", _ASYNC),), ("object",), True,
+    ),
+    Check(
+        ("-u", "--unmounted"), "devices that are not mounted",
+        (("Getting unmounted drives", _unmounted),),
+    ),
+    Check(
+        ("-r", "--replication"), "passes of replicators",
+        (("Checking on replication", _replication),),
+    ),
+    Check(
+        ("--auditor",), "passes of auditors", (("Checking auditor stats", _auditor),),
+        of_one_type=True,
+    ),
+    Check(
+        ("--updater",), "passes of updaters", (("Checking updater times", _updater),),
+        ("container", "object"), True,
+    ),
+    Check(
+        ("--expirer",), "passes of the expirer",
+        (("Checking on expirers", _EXPIRER),), ("object",), True,
+    ),
+    Check(
+        ("--sharding",), "passes of sharders", (("Checking on sharders", _sharding),),
+        ("container",), True,
+    ),
+    Check(
+        ("-R", "--reconstruction"), "passes of reconstructors",
+        (("Checking on reconstructors", _reconstruction),), ("object",), True,
+    ),
+    Check(
+        ("--validate-servers",), "whether servers are of the type that rings say",
+        (("Validating server type", _validate),),
+    ),
+    Check(("-l", "--loadstats"), "load", (("Checking load averages", _load),)),
+    Check(
+        ("-d", "--diskusage"), "space on devices",
+        (("Checking disk usage now", _disk_usage),),
+    ),
+    Check(
+        ("--md5",), "rings and swift.conf against those here",
+        (
+            ("Checking ring md5sums", _ring_checksums),
+            ("Checking swift.conf md5sum", _conf_checksum),
+        ),
+    ),
+    Check(
+        ("-q", "--quarantined"), "what was moved aside",
+        (("Checking quarantine", _quarantined),),
+    ),
+    Check(("--sockstat",), "sockets", (("Checking socket usage", _SOCKSTAT),)),
+    Check(
+        ("--driveaudit",), "errors of drives",
+        (("Checking drive-audit errors", _DRIVES),),
+    ),
+    Check(("-T", "--time"), "clocks", (("Checking time-sync", _clocks),)),
+    Check(
+        ("--swift-versions",), "versions", (("Checking versions", _versions),)
+    ),
+)  # fmt: skip
+"""In the order in which they are made."""
