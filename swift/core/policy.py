@@ -11,9 +11,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from swift.core.errors import ConfigError
+from swift.core.erasure import (
+    DEFAULT_SEGMENT_SIZE,
+    SAFE_VAND_PARITY_MAX,
+    ErasureCoding,
+)
+from swift.core.errors import ConfigError, InvalidInput
 from swift.core.redundancy import Redundancy, Replication
-from swift.core.settings import bind, boolean, csv, option
+from swift.core.settings import bind, boolean, csv, option, positive_int
 
 LEGACY_NAME = "Policy-0"
 _SECTION = re.compile(r"storage-policy:(\d+)\Z")
@@ -85,7 +90,84 @@ def _read_replication(
     return Replication()
 
 
-_READERS: dict[str, Reader] = {"replication": _read_replication}
+@dataclass(frozen=True)
+class ErasureOptions:
+    """[storage-policy:N] of swift.conf, erasure coding only.
+
+    None of them may change once the policy has data.
+    """
+
+    ec_type: str = option("", doc="Coding back end of the installed liberasurecode.")
+    data: int = option(
+        0,
+        name="ec_num_data_fragments",
+        parse=positive_int,
+        doc="Fragments that an object is cut into.",
+    )
+    parity: int = option(
+        0,
+        name="ec_num_parity_fragments",
+        parse=positive_int,
+        doc="Fragments that may be lost.",
+    )
+    segment_size: int = option(
+        DEFAULT_SEGMENT_SIZE,
+        name="ec_object_segment_size",
+        parse=positive_int,
+        doc="Bytes that are encoded at once.",
+    )
+    duplication: int = option(
+        1,
+        name="ec_duplication_factor",
+        parse=positive_int,
+        doc="How often each fragment is kept; the ring has so many times more nodes.",
+    )
+    deprecated: bool = option(False, parse=boolean, doc="Not for new containers.")
+
+
+def _read_erasure_coding(
+    values: Mapping[str, str], source: str, section: str
+) -> Redundancy:
+    options = bind(ErasureOptions, values, source=source, section=section)
+    name = values.get("name", LEGACY_NAME)
+
+    def refuse(option_name: str, reason: str) -> ConfigError:
+        return ConfigError(source, section, option_name, f"policy {name}: {reason}")
+
+    for option_name, value in (
+        ("ec_type", options.ec_type),
+        ("ec_num_data_fragments", options.data),
+        ("ec_num_parity_fragments", options.parity),
+    ):
+        if not value:
+            raise refuse(option_name, "must be set")
+    if (
+        options.ec_type == "isa_l_rs_vand"
+        and options.parity > SAFE_VAND_PARITY_MAX
+        and not options.deprecated
+    ):
+        raise refuse(
+            "ec_num_parity_fragments",
+            f"isa_l_rs_vand with more than {SAFE_VAND_PARITY_MAX} cannot come back "
+            "from some losses; use isa_l_rs_cauchy, and deprecate this policy if it "
+            "has data",
+        )
+    try:
+        return ErasureCoding(
+            options.ec_type,
+            options.data,
+            options.parity,
+            segment_size=options.segment_size,
+            duplication=options.duplication,
+        )
+    except InvalidInput as error:
+        raise refuse("ec_type", str(error)) from error
+
+
+_READERS: dict[str, Reader] = {
+    "replication": _read_replication,
+    "erasure_coding": _read_erasure_coding,
+}
 _ENGINES = {
     "replication": "egg:swift#replication.fs",
     "erasure_coding": "egg:swift#erasure_coding.fs",

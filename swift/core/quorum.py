@@ -197,6 +197,10 @@ class CopyCollector:
         "refusals",
     )
 
+    wanted = 1
+    sources: Mapping[int, Answer] = {}
+    useless: Sequence[Answer] = ()
+
     def __init__(
         self,
         *,
@@ -263,6 +267,18 @@ class CopyCollector:
                 self.dropped.append(self.chosen)
                 self.chosen = None
         return False
+
+    @property
+    def undecided(self) -> bool:
+        """True when the answers so far allow neither a copy nor a refusal."""
+        return self.chosen is None and self.refusal() is None
+
+    def extra(self) -> Sequence[tuple[str, str]]:
+        """Every node is asked alike."""
+        return ()
+
+    def revisit(self) -> None:
+        """A node has told all that it knows."""
 
     def refusal(self) -> Answer | None:
         """The answer when nothing good came: what most of those that count say.

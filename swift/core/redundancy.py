@@ -9,10 +9,11 @@ else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import md5
-from typing import Protocol
+from typing import Any, Protocol
 
+from swift.core.headers import Headers
 from swift.core.objectfiles import (
     FilePart,
     FileSet,
@@ -21,6 +22,7 @@ from swift.core.objectfiles import (
     plain_name,
 )
 from swift.core.quorum import Answer, CopyCollector
+from swift.core.ranges import ByteRange
 
 SuffixHash = str | dict[int | None, str]
 """What one suffix directory comes to: one digest, or one for each fragment index."""
@@ -37,16 +39,91 @@ class Encoder(Protocol):
         """What is still owed when the object has ended."""
         ...
 
+    @property
+    def etag(self) -> str | None:
+        """MD5 in hex of the object, which has ended; None: its nodes count it."""
+        ...
+
+    def footers(
+        self, archive: int, added: Mapping[str, str] | None
+    ) -> Mapping[str, str] | None:
+        """What follows the bytes of one archive; None for nothing.
+
+        added: what filters want stored.
+        """
+        ...
+
+
+class Decoder(Protocol):
+    """Gives the object back from archives that are more than its bytes, by segments.
+
+    segment_size: bytes of the object in each; the last may be shorter. fragment_size:
+    bytes of an archive that are of one such segment.
+    """
+
+    segment_size: int
+    fragment_size: int
+
+    def decode(self, fragments: Mapping[int, bytes]) -> bytes:
+        """One segment from fragments of it: index → bytes. Raises BadFragment."""
+        ...
+
+    def suffices(self, indexes: Sequence[int]) -> bool:
+        """True when the fragments of these indexes give a segment back."""
+        ...
+
+    def segment_range(self, first: int, last: int, size: int) -> ByteRange:
+        """The bytes of an archive with the segments `first` to `last`.
+
+        size: of the object.
+        """
+        ...
+
+
+class ArchiveCheck(Protocol):
+    """Looks at the bytes of an archive that is read from its start."""
+
+    def feed(self, data: bytes) -> str | None:
+        """Why the archive cannot be trusted; None as long as it can."""
+        ...
+
 
 class Collector(Protocol):
     """Decides, from what nodes answer to a read, whether the object can be given.
 
-    chosen: the answer that makes the object, or whose headers stand for it.
-    dropped: good answers that are not wanted; what they hold must be closed.
+    chosen: the answer that makes the object, or whose headers stand for it. sources:
+    index → answer, when several make it together. dropped: good answers that are not
+    wanted; what they hold must be closed. useless: those of them whose nodes should not
+    have given them. wanted: answers it still takes, at the least.
     """
 
-    chosen: Answer | None
-    dropped: list[Answer]
+    @property
+    def chosen(self) -> Answer | None: ...
+
+    @property
+    def sources(self) -> Mapping[int, Answer]: ...
+
+    @property
+    def dropped(self) -> list[Answer]: ...
+
+    @property
+    def useless(self) -> Sequence[Answer]: ...
+
+    @property
+    def wanted(self) -> int: ...
+
+    def extra(self) -> Sequence[tuple[str, str]]:
+        """Headers for the next node, because of what has been answered."""
+        ...
+
+    def revisit(self) -> Any | None:
+        """The source of an answer whose node should be asked again, None for none."""
+        ...
+
+    @property
+    def undecided(self) -> bool:
+        """True when the answers so far allow neither a copy nor a refusal."""
+        ...
 
     def feed(self, answer: Answer) -> bool:
         """Take one more answer; True when no further node need be asked."""
@@ -66,20 +143,65 @@ class Redundancy(Protocol):
     two_phase: bool
     """A PUT is durable only after a commit message."""
 
+    is_whole: bool
+    """An archive is the object's bytes and nothing else, so that a node can hold them
+    against the etag and the ranges of a client."""
+
+    ring_size: int | None
+    """Nodes that the ring must give an object; None for any number."""
+
+    etag_name: str | None
+    """Metadata of an archive that has the object's etag; None: its own is that."""
+
     def write_quorum(self, nodes: int) -> int:
         """Nodes out of `nodes` primaries that must have stored a write."""
+        ...
+
+    def archive_size(self, size: int) -> int:
+        """Bytes of each archive of an object of `size` bytes."""
+        ...
+
+    def archive_index(self, position: int) -> int | None:
+        """The archive that the node at a position of the ring keeps; None: the same
+        as all others.
+        """
         ...
 
     def encoder(self, archives: int) -> Encoder:
         """For one PUT to so many nodes."""
         ...
 
-    def collector(self, *, newest: bool, suppress_missing: int) -> Collector:
+    def decoder(self) -> Decoder | None:
+        """For bodies of GETs; None when an archive's bytes are the object's."""
+        ...
+
+    def collector(
+        self, *, newest: bool, suppress_missing: int, wants_body: bool
+    ) -> Collector:
         """For one GET or HEAD.
 
         newest: the latest of all answers counts. suppress_missing: so many 404s of
         primaries, without a timestamp, say nothing.
         """
+        ...
+
+    def archive_range(self, header: str) -> str:
+        """The Range header for nodes, from the client's."""
+        ...
+
+    def object_headers(self, headers: Headers) -> Headers:
+        """What the headers of an archive say of the object."""
+        ...
+
+    def fragment_index(self, record: Mapping[str, str]) -> int | None:
+        """Which archive a record is of; None: all are the same.
+
+        Raises InvalidInput when the record does not say it.
+        """
+        ...
+
+    def archive_check(self) -> ArchiveCheck | None:
+        """For a read of a whole archive; None when its checksum is all there is."""
         ...
 
     def file_name(self, part: FilePart) -> str:
@@ -115,6 +237,9 @@ class Replication:
 
     needed = 1
     two_phase = False
+    is_whole = True
+    ring_size: int | None = None
+    etag_name: str | None = None
 
     def write_quorum(self, nodes: int) -> int:
         """Half of the nodes, rounded up.
@@ -124,13 +249,39 @@ class Replication:
         """
         return (nodes + 1) // 2
 
+    def archive_size(self, size: int) -> int:
+        """The object's own."""
+        return size
+
+    def archive_index(self, position: int) -> None:
+        """All keep the same."""
+
     def encoder(self, archives: int) -> Encoder:
         """The same bytes object for every node: no copy."""
         return _SameForAll(archives)
 
-    def collector(self, *, newest: bool, suppress_missing: int) -> Collector:
+    def decoder(self) -> None:
+        """There is nothing to decode."""
+
+    def collector(
+        self, *, newest: bool, suppress_missing: int, wants_body: bool
+    ) -> Collector:
         """The first good copy, or the newest."""
         return CopyCollector(newest=newest, suppress_missing=suppress_missing)
+
+    def archive_range(self, header: str) -> str:
+        """The client's own: the nodes judge it."""
+        return header
+
+    def object_headers(self, headers: Headers) -> Headers:
+        """They are the object's."""
+        return headers
+
+    def fragment_index(self, record: Mapping[str, str]) -> None:
+        """There are no fragments."""
+
+    def archive_check(self) -> None:
+        """The checksum of the whole is enough."""
 
     def file_name(self, part: FilePart) -> str:
         """`<timestamp>.<kind>`."""
@@ -164,6 +315,15 @@ class _SameForAll:
 
     def finish(self) -> Sequence[bytes]:
         return (b"",) * self._archives
+
+    @property
+    def etag(self) -> None:
+        return None
+
+    def footers(
+        self, archive: int, added: Mapping[str, str] | None
+    ) -> Mapping[str, str] | None:
+        return added
 
 
 def hashed_names(files: FileSet) -> Iterator[str]:

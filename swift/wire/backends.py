@@ -31,9 +31,17 @@ DRAIN_MAX = 65536
 
 
 class Collector(Protocol):
-    """Decides when a read has what it needs (core.quorum.CopyCollector)."""
+    """Decides when a read has what it needs (core.quorum, core.fragments)."""
 
-    dropped: list[Answer]
+    @property
+    def dropped(self) -> list[Answer]:
+        """Good answers that are not wanted."""
+        ...
+
+    @property
+    def undecided(self) -> bool:
+        """True when the answers so far allow neither a copy nor a refusal."""
+        ...
 
     def feed(self, answer: Answer) -> bool:
         """Take an answer; True when no further node need be asked."""
@@ -225,6 +233,11 @@ class Backends:
             self._read_in_parallel(
                 ask, candidates, collector, timeout_s, stagger_s, at_once
             )
+        if collector.undecided:
+            for node in candidates.last_resort():
+                answer = self.try_ask(node, ask, timeout_s)
+                if answer is not None and collector.feed(answer):
+                    break
         for answer in collector.dropped:
             # Elsewhere, for a node that lost may be slow to send what nobody wants.
             green.spawn(discard, answer)

@@ -69,6 +69,7 @@ def read_object(exchange: Exchange, place: Place) -> Response:
     collector = place.policy.redundancy.collector(
         newest=newest,
         suppress_missing=min(config.rebalance_missing_suppression_count, primaries - 1),
+        wants_body=exchange.method == "GET",
     )
     ask = Ask(exchange.method, place.partition, place.path, _headers(exchange, place))
     candidates = proxy.read_candidates(

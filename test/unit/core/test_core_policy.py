@@ -63,3 +63,45 @@ def test_directories_and_rings_carry_the_index_but_for_policy_0():
 def test_policies_that_make_no_sense_are_refused_by_name(sections):
     with pytest.raises(ConfigError, match=r"swift\.conf \[storage-policy"):
         read(**sections)
+
+
+EC = {
+    "name": "deep",
+    "policy_type": "erasure_coding",
+    "ec_type": "isa_l_rs_vand",
+    "ec_num_data_fragments": "4",
+    "ec_num_parity_fragments": "2",
+}
+
+
+def test_erasure_coding_stands_beside_replication():
+    policies = read(p0={"name": "gold", "default": "yes"}, p1=EC)
+    deep = policies.by_name("deep")
+    assert deep.engine == "egg:swift#erasure_coding.fs"
+    assert deep.redundancy.ring_size == 6
+    assert deep.redundancy.scheme == "isa_l_rs_vand 4+2"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"ec_type": "magic"}, id="unknown back end"),
+        pytest.param({"ec_type": ""}, id="no back end"),
+        pytest.param({"ec_num_data_fragments": "0"}, id="no data"),
+        pytest.param({"ec_num_parity_fragments": "many"}, id="parity is no number"),
+        pytest.param({"ec_num_parity_fragments": "5"}, id="unsafe parity"),
+        pytest.param({"ec_num_data_fragments": "400"}, id="too many fragments"),
+        pytest.param({"ec_object_segment_size": "-1"}, id="negative segments"),
+        pytest.param({"ec_object_segment_size": str(1 << 40)}, id="vast segments"),
+        pytest.param({"ec_duplication_factor": "0"}, id="kept never"),
+    ],
+)
+def test_erasure_coding_that_cannot_be_is_refused_by_name(changes):
+    with pytest.raises(ConfigError, match="storage-policy:1"):
+        read(p0={"name": "gold", "default": "yes"}, p1={**EC, **changes})
+
+
+def test_unsafe_parity_is_allowed_for_what_is_there_already():
+    old = {**EC, "ec_num_parity_fragments": "5", "deprecated": "yes"}
+    policies = read(p0={"name": "gold", "default": "yes"}, p1=old)
+    assert policies.by_index(1).is_deprecated
