@@ -16,6 +16,7 @@ from swift.core.headers import (
     IF_NONE_MATCH,
     META,
     REMOVE,
+    SLO_SIZE,
     TRANSFER_ENCODING,
     X_DELETE_AFTER,
     X_DELETE_AT,
@@ -174,7 +175,8 @@ def check_content_type(headers: Headers) -> Refusal | None:
 def check_own_parameters(headers: Headers) -> Refusal | None:
     """No parameter of a Content-Type may look like one that the cluster adds."""
     value = headers.get(CONTENT_TYPE, "")
-    if _OWN_PARAMETER not in value:
+    # The slo filter adds `swift_bytes`, beside sysmeta that no client can send.
+    if _OWN_PARAMETER not in value or SLO_SIZE in headers:
         return None
     for parameter in value.split(";")[1:]:
         if parameter.strip().startswith(_OWN_PARAMETER):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote as _quote
 from urllib.parse import unquote_to_bytes
 
@@ -76,6 +76,8 @@ LOG_INFO = "swift.log_info"
 """List of words for the log_info field of the access log."""
 ACCESS_LOG_MADE = "swift.proxy_access_log_made"
 """True when a proxy_logging to the right has written the line."""
+RATELIMIT_HANDLED = "swift.ratelimit.handled"
+"""True once a ratelimit filter has counted the request."""
 UPDATE_FOOTERS = "swift.callback.update_footers"
 """Callable(Headers) run once the object's bytes are read, before footers are sent."""
 ORIG_REQ_METHOD = "swift.orig_req_method"
@@ -202,6 +204,40 @@ def remove_header(environ: Environ, name: str) -> None:
 
 def allow(request: Any) -> None:
     """The authorisation callback of requests that are allowed already."""
+
+
+class PathParts(NamedTuple):
+    """The segments of a path of the public API: WSGI strings, decoded.
+
+    container, obj: empty when the path has none.
+    """
+
+    version: str
+    account: str
+    container: str = ""
+    obj: str = ""
+
+    @property
+    def path(self) -> str:
+        """The PATH_INFO that has these parts."""
+        return "/" + "/".join(part for part in self if part)
+
+    def at(self, container: str, obj: str = "") -> PathParts:
+        """Another place in the same account."""
+        return PathParts(self.version, self.account, container, obj)
+
+
+def path_parts(environ: Mapping[str, Any]) -> PathParts | None:
+    """The parts of a request's path; None when it is not in an account.
+
+    The version is not looked at: a wrong one is refused at the end of the pipeline.
+    """
+    parts = environ[PATH_INFO].split("/", 4)
+    if len(parts) < 3 or parts[0] or not parts[1] or not parts[2]:
+        return None
+    if len(parts) == 5 and parts[4] and not parts[3]:
+        return None
+    return PathParts(*parts[1:])
 
 
 def split_target(target: str) -> tuple[str, str]:

@@ -500,6 +500,44 @@ def call(app: WsgiApp, environ: Environ) -> Response:
     return Response(captured.status, headers, app_iter=chunks)
 
 
+def call_when(
+    app: WsgiApp, environ: Environ, start_response: StartResponse, *marks: str
+) -> Response | Iterable[bytes]:
+    """Run an application; its answer as a Response only when it carries a header.
+
+    marks: Title-Cased names, any of which makes the answer the caller's to change. Any
+    other answer goes to `start_response` untouched, and its body is returned, so that
+    a filter which waits for one header costs the others next to nothing. Yields.
+    """
+    captured = _Captured()
+    passed = False
+
+    def begin(
+        status: str, headers: list[tuple[str, str]], exc_info: Any = None
+    ) -> Callable[[bytes], None]:
+        nonlocal passed
+        for name, _value in headers:
+            if name in marks:
+                return captured.start_response(status, headers, exc_info)
+        passed = True
+        if exc_info is not None:
+            write: Callable[[bytes], None] = start_response(status, headers, exc_info)
+            return write
+        write = start_response(status, headers)
+        return write
+
+    chunks = app(environ, begin)
+    if not passed and (captured.status is None or captured.written):
+        chunks = _started(captured, chunks)
+    if passed or captured.status is None:
+        return chunks
+    pairs = captured.headers
+    headers = Headers.titled([(title(name), value) for name, value in pairs])
+    if len(headers) < len(pairs):
+        headers = _joined(pairs)
+    return Response(captured.status, headers, app_iter=chunks)
+
+
 def _joined(pairs: list[tuple[str, str]]) -> Headers:
     """Headers of which some are repeated: their values joined by commas."""
     headers = Headers()

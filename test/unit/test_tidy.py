@@ -32,7 +32,7 @@ MAY_IMPORT = {
 # The rooms that serve filters; a filter itself is imported by nobody.
 FILTER_ROOMS = {
     "segments", "object_versioning", "encrypter", "decrypter", "cipher", "signed",
-    "reports",
+    "reports", "quotas", "slo_put", "slo_delete",
 }  # fmt: skip
 
 NOT_IN_CORE = {
