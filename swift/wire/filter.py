@@ -65,6 +65,8 @@ class Process:
             self._logs[_log_options(conf)] = log
         self.log = self.logger(conf)
         self.info = InfoRegistry()
+        # The sections of a configuration that is no file; None where `source` is one.
+        self.sections: Mapping[str, Mapping[str, str]] | None = None
         # An infocache.InfoFetcher, which the proxy app puts here for the filters.
         self.info_fetcher: Any = None
         self._cluster = cluster

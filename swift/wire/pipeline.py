@@ -102,7 +102,19 @@ def load_pipeline(
     insert_required: False for pipelines that are private to a program, which stay as
     they are written. Raises ConfigError, also when a part cannot be found or imported.
     """
-    conf = read_conf(path)
+    return build_pipeline(
+        read_conf(path), process, name=name, insert_required=insert_required
+    )
+
+
+def build_pipeline(
+    conf: ConfFile,
+    process: Process | None = None,
+    *,
+    name: str = "main",
+    insert_required: bool = True,
+) -> Pipeline:
+    """As `load_pipeline`, of a file that has been read, or never was one."""
     if process is None:
         process = Process(conf.interpolated_defaults(), source=conf.source)
     loader = _Loader(conf, process)

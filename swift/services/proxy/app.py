@@ -502,7 +502,9 @@ def app_factory(
     """The paste.app_factory `proxy`. Raises ConfigError."""
     context = PipelineContext.of(global_conf)
     sections: Mapping[str, Mapping[str, str]] = {}
-    if context.source not in ("", "-"):
+    if context.process.sections is not None:
+        sections = context.process.sections
+    elif context.source not in ("", "-"):
         sections = read_sections(context.source)
     options = read_options(
         {**context, **local_conf},

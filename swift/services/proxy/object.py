@@ -128,12 +128,17 @@ def write_headers(exchange: Exchange, place: Place) -> PairList:
 def write_extras(exchange: Exchange, place: Place, requests: int) -> list[PairList]:
     """What each request of a write tells its server to tell databases. Yields."""
     quorum = place.policy.redundancy.write_quorum(requests)
-    return update_headers(
+    extras = update_headers(
         container_target(exchange, place.name, place.info),
         requests,
         quorum,
         queue_target(exchange, place.name),
     )
+    own = h.X_BACKEND_CLEAN_EXPIRING_OBJECT_QUEUE
+    if own in exchange.headers:
+        # The expirer removes the queue's row itself; its word goes to every node.
+        extras = [[pair for pair in extra if pair[0] != own] for extra in extras]
+    return extras
 
 
 def may_open_expired(exchange: Exchange) -> bool:
