@@ -75,10 +75,11 @@ class ContainerPusher(Pusher):
             self._warn_of_lost_epoch(visit, broker, found)
             green.in_thread(sync.merge_shard_ranges, broker, found)
         ranges = green.in_thread(broker.shard_ranges)
-        if ranges:
-            records = [each.as_record() for each in ranges]
-            own_id = green.in_thread(broker.stat).id
-            self.call(visit, node, "merge_shard_ranges", records, own_id)
+        if not ranges:
+            return False
+        records = [each.as_record() for each in ranges]
+        own_id = green.in_thread(broker.stat).id
+        self.call(visit, node, "merge_shard_ranges", records, own_id)
         if not green.in_thread(broker.sharding_initiated):
             return False
         self.stats.count("deferred")

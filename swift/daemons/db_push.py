@@ -117,10 +117,9 @@ class Pusher:
                 raise
             return self._give_whole_file(visit, broker, info, node)
         answer = PeerAnswer.from_json(found)
-        green.in_thread(sync.merge_answer, broker, answer)
+        outgoing = green.in_thread(_take, broker, answer)
         if self.exchange_ranges(visit, broker, node, answer):
             return True
-        outgoing = green.in_thread(broker.sync_point, answer.id, incoming=False)
         step = next_step(
             max_row=info["max_row"],
             own_hash=info["hash"],
@@ -280,6 +279,12 @@ class Pusher:
                 "; ".join(outcome.lines),
             )
         return outcome.succeeded
+
+
+def _take(broker: AnyBroker, answer: PeerAnswer) -> int:
+    """Merge what an answer knows better; the row up to which the peer has ours."""
+    sync.merge_answer(broker, answer)
+    return broker.sync_point(answer.id, incoming=False)
 
 
 def _base(path: str) -> str:

@@ -212,20 +212,25 @@ class DatabaseReplicator(Daemon[FoundDatabase]):
 
     def visit(self, visit: Visit, broker: AnyBroker) -> list[Push]:
         """Reclaim, push to every peer that should have it, remove a handoff. Yields."""
-        now = green.now()
-        age = now - self.config.reclaim_age_s
-        green.in_thread(broker.reclaim, age, now - 2 * self.config.reclaim_age_s)
-        if green.in_thread(broker.is_reclaimable, Timestamp.at(max(0.0, age)).normal):
+        info = green.in_thread(self._prepare, broker, green.now())
+        if info is None:
             if green.in_thread(broker.is_reported):
                 self._remove(visit, broker, None)
             return []
-        info = green.in_thread(broker.replication_info)
         visit = visit.labelled(info)
         pushes = self.push_to_peers(visit, broker, info)
         self.after_pushes(visit, broker, pushes)
         if visit.own_index is None:
             self.leave_handoff(visit, broker, info, pushes)
         return pushes
+
+    def _prepare(self, broker: AnyBroker, now: float) -> dict[str, Any] | None:
+        """Reclaim; the facts of a sync call, None when the database may go. Blocks."""
+        age = max(0.0, now - self.config.reclaim_age_s)
+        broker.reclaim(age, now - 2 * self.config.reclaim_age_s)
+        if broker.is_reclaimable(Timestamp.at(age).normal):
+            return None
+        return broker.replication_info()
 
     def push_to_peers(
         self, visit: Visit, broker: AnyBroker, info: dict[str, Any]

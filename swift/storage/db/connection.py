@@ -604,7 +604,11 @@ def _make_directories(directory: str) -> list[str]:
     while not os.path.isdir(missing):
         missing = os.path.dirname(missing)
         changed.append(missing)
-    os.makedirs(directory, exist_ok=True)
+    try:
+        os.makedirs(directory, exist_ok=True)
+    except FileNotFoundError:
+        # A replicator removes empty parents; it met this one before we filled it.
+        os.makedirs(directory, exist_ok=True)
     return changed
 
 
