@@ -89,6 +89,7 @@ class AccountInfo:
     """An account as its last HEAD said.
 
     status: of that HEAD. meta, sysmeta: lower-case names without prefix → decoded text.
+    policy_totals: `<policy name>-bytes-used` and the like, lower case → number.
     """
 
     status: int
@@ -98,6 +99,7 @@ class AccountInfo:
     is_deleted: bool = False
     meta: Mapping[str, str] = field(default_factory=dict)
     sysmeta: Mapping[str, str] = field(default_factory=dict)
+    policy_totals: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def exists(self) -> bool:
@@ -115,6 +117,10 @@ class AccountInfo:
             headers.get(h.X_ACCOUNT_STATUS, "").lower() == "deleted",
             _family(headers, h.ACCOUNT_META),
             _family(headers, h.ACCOUNT_SYSMETA),
+            {
+                name[len(h.ACCOUNT_STORAGE_POLICY) :].lower(): _integer(headers, name)
+                for name, _value in headers.beginning(h.ACCOUNT_STORAGE_POLICY)
+            },
         )
 
     def record(self) -> list[Any]:
@@ -127,6 +133,7 @@ class AccountInfo:
             self.is_deleted,
             dict(self.meta),
             dict(self.sysmeta),
+            dict(self.policy_totals),
         ]
 
     @classmethod
