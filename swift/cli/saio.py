@@ -342,8 +342,9 @@ swift_dir = {layout.etc}
 log_name = proxy
 
 [pipeline:main]
-pipeline = catch_errors gatekeeper healthcheck proxy-logging cache listing_formats \
-tempauth copy proxy-logging proxy-server
+pipeline = catch_errors gatekeeper healthcheck proxy-logging cache etag-quoter \
+listing_formats bulk tempurl formpost ratelimit tempauth copy proxy-logging \
+container-quotas account-quotas proxy-server
 
 [app:proxy-server]
 use = egg:swift#proxy
@@ -352,6 +353,7 @@ account_autocreate = true
 [filter:tempauth]
 use = egg:swift#tempauth
 user_{account}_{user} = {state.key} .admin
+user_admin_admin = {state.key} .admin .reseller_admin
 
 [filter:catch_errors]
 use = egg:swift#catch_errors
@@ -371,6 +373,27 @@ memcache_servers =
 
 [filter:listing_formats]
 use = egg:swift#listing_formats
+
+[filter:etag-quoter]
+use = egg:swift#etag_quoter
+
+[filter:bulk]
+use = egg:swift#bulk
+
+[filter:tempurl]
+use = egg:swift#tempurl
+
+[filter:formpost]
+use = egg:swift#formpost
+
+[filter:ratelimit]
+use = egg:swift#ratelimit
+
+[filter:container-quotas]
+use = egg:swift#container_quotas
+
+[filter:account-quotas]
+use = egg:swift#account_quotas
 
 [filter:copy]
 use = egg:swift#copy
