@@ -48,6 +48,9 @@ from swift.storage.db.connection import (
 STALE_WAIT_S = 0.1
 """How long a GET or HEAD waits for the pending file before it answers without it."""
 
+LAYOUTS_MAX = 64
+"""Schemas that are remembered; a cluster has one of each kind, or a few old ones."""
+
 RECLAIM_BATCH = 10000
 """Rows removed in one transaction."""
 
@@ -183,22 +186,36 @@ class Broker(ABC, Generic[_Row]):
         known = connection.layout
         if isinstance(known, Layout):
             return known
+        found = connection.execute(
+            "SELECT name, sql FROM sqlite_master WHERE type IN ('table', 'view')"
+        )
+        schema = (self.kind, *found)
+        # Most databases of a node have the very same schema, and asking for every
+        # column costs as much as opening the file.
+        layouts = self.databases.layouts
+        layout = layouts.get(schema)
+        if not isinstance(layout, Layout):
+            layout = self._read_layout(connection)
+            if len(layouts) < LAYOUTS_MAX:
+                layouts[schema] = layout
+        connection.layout = layout
+        connection.reusable = layout.modern
+        return layout
+
+    def _read_layout(self, connection: DatabaseConnection) -> Layout:
         columns: dict[str, set[str]] = {}
         for table, column in connection.execute(
             "SELECT m.name, p.name FROM sqlite_master AS m, pragma_table_info(m.name) "
             "AS p WHERE m.type IN ('table', 'view')"
         ):
             columns.setdefault(table, set()).add(column)
-        layout = Layout(
+        return Layout(
             {table: frozenset(names) for table, names in columns.items()},
             all(
                 needed <= columns.get(table, set())
                 for table, needed in self.expected.items()
             ),
         )
-        connection.layout = layout
-        connection.reusable = layout.modern
-        return layout
 
     def _missing_stat(self, path: str) -> Exception:
         return self.databases.quarantine(path, "no row of facts")

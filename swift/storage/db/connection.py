@@ -162,6 +162,8 @@ class Databases:
         self._pid = os.getpid()
         self._parents: object = None
         self._facts: dict[str, Files] = {}
+        self.layouts: dict[object, object] = {}
+        """What brokers have found out about schemas, by their text."""
 
     # --- Files ------------------------------------------------------------------------
 
