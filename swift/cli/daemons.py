@@ -24,6 +24,7 @@ from swift.daemons.container_replicator import ContainerReplicator
 from swift.daemons.container_updater import ContainerUpdater
 from swift.daemons.db_auditor import AccountAuditor, ContainerAuditor
 from swift.daemons.object_auditor import ObjectAuditor
+from swift.daemons.object_expirer import ObjectExpirer
 from swift.daemons.object_replicator import ObjectReplicator
 from swift.daemons.object_updater import ObjectUpdater
 from swift.runtime import green
@@ -243,6 +244,7 @@ PROGRAMS = {
     "container-replicator": Program(ContainerReplicator, (DEVICES, PARTITIONS)),
     "container-updater": Program(ContainerUpdater),
     "object-auditor": Program(ObjectAuditor, (DEVICES, ZERO_BYTE_FPS)),
+    "object-expirer": Program(ObjectExpirer, (PROCESSES, PROCESS)),
     "object-replicator": Program(ObjectReplicator, (DEVICES, PARTITIONS, POLICIES)),
     "object-updater": Program(ObjectUpdater),
 }
@@ -282,6 +284,11 @@ def container_updater(argv: Sequence[str] | None = None) -> int:
 def object_auditor(argv: Sequence[str] | None = None) -> int:
     """swift-object-auditor."""
     return daemon_main(PROGRAMS["object-auditor"], argv)
+
+
+def object_expirer(argv: Sequence[str] | None = None) -> int:
+    """swift-object-expirer."""
+    return daemon_main(PROGRAMS["object-expirer"], argv)
 
 
 def object_replicator(argv: Sequence[str] | None = None) -> int:

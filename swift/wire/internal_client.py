@@ -79,7 +79,9 @@ class InternalClient:
     ) -> None:
         self._app = app
         self._tries = max(1, tries)
-        self._headers = Headers({h.USER_AGENT: user_agent})
+        self._headers = Headers(
+            {h.USER_AGENT: user_agent, h.X_BACKEND_ALLOW_RESERVED_NAMES: "true"}
+        )
         if over_replication:
             self._headers[h.X_BACKEND_USE_REPLICATION_NETWORK] = "true"
 
