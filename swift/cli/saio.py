@@ -343,8 +343,8 @@ log_name = proxy
 
 [pipeline:main]
 pipeline = catch_errors gatekeeper healthcheck proxy-logging cache etag-quoter \
-listing_formats bulk tempurl formpost ratelimit tempauth copy proxy-logging \
-container-quotas account-quotas proxy-server
+listing_formats bulk tempurl formpost ratelimit tempauth copy container-quotas \
+account-quotas proxy-logging proxy-server
 
 [app:proxy-server]
 use = egg:swift#proxy
