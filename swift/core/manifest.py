@@ -370,9 +370,7 @@ class DloManifest:
         container, _slash, prefix = decoded.partition("/")
         bad = not container or not prefix or prefix[0] == "/"
         if bad or "?" in value or "&" in value:
-            raise ManifestError(
-                "X-Object-Manifest must be in the format container/prefix"
-            )
+            raise ManifestError("a manifest must name container/prefix")
         return cls(container, prefix)
 
 

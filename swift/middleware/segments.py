@@ -14,8 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 
 from swift.core import headers as h
+from swift.core.conditions import Conditions
 from swift.core.errors import Conflict, SwiftError, Unavailable
 from swift.core.headers import Headers
 from swift.core.mime import RANGE_END, range_opening, ranges_closing
@@ -294,3 +296,26 @@ def without_body_facts(headers: Headers) -> Headers:
     for name in (h.CONTENT_LENGTH, h.CONTENT_RANGE, h.ETAG):
         headers.pop(name, None)
     return headers
+
+
+def conditional_answer(
+    environ: Environ, headers: Headers, etag: str
+) -> Response | None:
+    """304 or 412 when the client's conditions say so.
+
+    headers: of the answer. etag: of the whole object, without quotes.
+    """
+    conditions = Conditions.of(env.headers_of(environ))
+    if conditions is None:
+        return None
+    try:
+        modified = int(
+            parsedate_to_datetime(headers.get(h.LAST_MODIFIED, "")).timestamp()
+        )
+    except (ValueError, TypeError, IndexError, OverflowError):
+        modified = 0
+    status = conditions.verdict(etag, modified)
+    if status is None:
+        return None
+    headers[h.CONTENT_LENGTH] = "0"
+    return Response(status, headers, b"")

@@ -13,12 +13,10 @@ Contract: middleware 26; golden: test/interop/golden/slo.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from email.utils import parsedate_to_datetime
 from hashlib import md5
 from uuid import uuid4
 
 from swift.core import headers as h
-from swift.core.conditions import Conditions
 from swift.core.errors import FormatError
 from swift.core.headers import Headers
 from swift.core.listing import parse_json, records_json
@@ -38,6 +36,7 @@ from swift.middleware.segments import (
     PartConflict,
     PartedBody,
     PartUnavailable,
+    conditional_answer,
     multi_range_parts,
     part_environ,
     primed,
@@ -227,7 +226,7 @@ class Slo(Filter):
             return manifest
         described = _described(answer, manifest.etag)
         if not has_etag:
-            refusal = _conditional(environ, described.headers, manifest.etag)
+            refusal = conditional_answer(environ, described.headers, manifest.etag)
             if refusal is not None:
                 return refusal
         return self._body(environ, described.headers, manifest, part_number)
@@ -405,19 +404,6 @@ def _described(answer: Response, etag: str) -> Response:
     return answer
 
 
-def _conditional(environ: Environ, headers: Headers, etag: str) -> Response | None:
-    """304 or 412 when the client's conditions say so."""
-    conditions = Conditions.of(env.headers_of(environ))
-    if conditions is None:
-        return None
-    date = headers.get(h.LAST_MODIFIED, "")
-    status = conditions.verdict(etag, _seconds_of_http_date(date))
-    if status is None:
-        return None
-    headers[h.CONTENT_LENGTH] = "0"
-    return Response(status, headers, b"")
-
-
 def _unsatisfiable(headers: Headers, size: int) -> Response:
     for name in (h.CONTENT_LENGTH, h.CONTENT_TYPE):
         headers.pop(name, None)
@@ -457,13 +443,6 @@ def _append(environ: Environ, key: str, name: str) -> None:
     """Add a name to a comma-separated header."""
     listed = environ.get(key)
     environ[key] = f"{listed},{name}" if listed else name
-
-
-def _seconds_of_http_date(text: str) -> int:
-    try:
-        return int(parsedate_to_datetime(text).timestamp())
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return 0
 
 
 filter_factory = factory(Slo)

@@ -512,19 +512,15 @@ def call_when(
     captured = _Captured()
     passed = False
 
-    def begin(
-        status: str, headers: list[tuple[str, str]], exc_info: Any = None
-    ) -> Callable[[bytes], None]:
+    def begin(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         nonlocal passed
         for name, _value in headers:
             if name in marks:
                 return captured.start_response(status, headers, exc_info)
         passed = True
         if exc_info is not None:
-            write: Callable[[bytes], None] = start_response(status, headers, exc_info)
-            return write
-        write = start_response(status, headers)
-        return write
+            return start_response(status, headers, exc_info)
+        return start_response(status, headers)
 
     chunks = app(environ, begin)
     if not passed and (captured.status is None or captured.written):
