@@ -24,6 +24,7 @@ from swift.core.headers import (
     CONTENT_LENGTH,
     CONTENT_TYPE,
     CONTENT_TYPE_TIMESTAMP,
+    ETAG,
     OBJECT_META,
     OBJECT_SYSMETA,
     OBJECT_TRANSIENT_SYSMETA,
@@ -247,14 +248,15 @@ class ObjectServer(NodeServer):
                 self._requeue(call, name, manager.policy, opened, delete_at, timestamp)
             disk.post(posted.metadata, posted.timestamp)
             content_type = posted.content_type or old.get(CONTENT_TYPE, "")
+            shown = manager.policy.redundancy.object_headers(old)
             update = Headers.titled(
                 [
-                    (X_SIZE, old[CONTENT_LENGTH]),
+                    (X_SIZE, shown[CONTENT_LENGTH]),
                     (X_CONTENT_TYPE, content_type),
                     (X_TIMESTAMP, opened.data_timestamp.internal),
                     (X_CONTENT_TYPE_TIMESTAMP, posted.type_timestamp.internal),
                     (X_META_TIMESTAMP, posted.timestamp.internal),
-                    (X_ETAG, opened.etag),
+                    (X_ETAG, shown[ETAG]),
                 ]
             )
             for key, value in old.beginning(SYSMETA_UPDATE_OVERRIDE):

@@ -287,9 +287,16 @@ def _ignores_range(headers: Headers, metadata: Headers) -> bool:
 
 
 def _preferences(headers: Headers) -> list[Preference] | None:
-    """X-Backend-Fragment-Preferences, None when absent; raises InvalidInput."""
+    """X-Backend-Fragment-Preferences, None when absent or no JSON.
+
+    Raises InvalidInput for JSON of another shape.
+    """
     text = dict.get(headers, X_BACKEND_FRAGMENT_PREFERENCES)
     if text is None:
+        return None
+    try:
+        wanted = json.loads(text)
+    except ValueError:
         return None
     try:
         return [
@@ -297,7 +304,7 @@ def _preferences(headers: Headers) -> list[Preference] | None:
                 Timestamp.parse(item["timestamp"]),
                 frozenset(int(index) for index in item["exclude"]),
             )
-            for item in json.loads(text)
+            for item in wanted
         ]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InvalidInput(f"Invalid {X_BACKEND_FRAGMENT_PREFERENCES}") from error

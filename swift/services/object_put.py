@@ -338,16 +338,22 @@ class ObjectPut:
                 place.admit()  # a conflict is told before a mismatch
                 raise ChecksumMismatch(f"etag {etag} received, {expected} expected")
             metadata = self._metadata(call.headers, footers, timestamp, size, etag)
+            index = policy.redundancy.fragment_index(metadata)
+            needs_commit = policy.redundancy.two_phase and not call.headers.true(
+                X_BACKEND_NO_COMMIT
+            )
             known = place.old is not None
             writer.commit(
-                metadata, timestamp, admit=None if known else place.admit_blocking
+                metadata,
+                timestamp,
+                fragment_index=index,
+                durable=needs_commit and not plan.two_phase,
+                admit=None if known else place.admit_blocking,
             )
             if plan.two_phase:
                 body.wait_for_commit()
-            if policy.redundancy.two_phase and not call.headers.true(
-                X_BACKEND_NO_COMMIT
-            ):
-                writer.make_durable(timestamp)
+                if needs_commit and index is not None:
+                    disk.make_durable(timestamp, index)
         if self._metrics.is_on:
             self._metrics.transfer_rate(
                 f"PUT.{call.device}.timing", green.monotonic() - started, size

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tarfile
 from hashlib import md5
@@ -12,6 +13,7 @@ from urllib.parse import quote
 
 import pytest
 
+from swift.core.erasure import ErasureCoding
 from swift.core.errors import PeerError
 from swift.core.hashing import HashSalt
 from swift.core.names import Limits
@@ -55,9 +57,11 @@ def bodies():
 
 @pytest.fixture
 def server(tmp_path):
+    coding = ErasureCoding("liberasurecode_rs_vand", 4, 2, segment_size=65536)
     policies = StoragePolicies(
         [
             StoragePolicy(0, ("gold",), Replication(), is_default=True),
+            StoragePolicy(1, ("ec42",), coding),
             StoragePolicy(3, ("silver",), Replication()),
         ]
     )
@@ -150,3 +154,27 @@ def test_updates_that_could_not_be_delivered_are_kept_as_upstream_keeps_them(
         assert re.sub(agent, b"agent", content) == re.sub(agent, b"agent", expected)
         decoded = loads(content)
         assert decoded["op"] == golden[path]["decoded"]["op"]
+
+
+def test_golden_fragments_are_answered_for_alike(server, tmp_path):
+    with tarfile.open(GOLDEN / "device-tree.tar") as tree:
+        for member in tree:
+            if not member.isdir() and "/objects-1/" in member.name:
+                target = tmp_path / member.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(tree.extractfile(member).read())
+    xattrs = json.loads((GOLDEN / "device-tree.xattrs.json").read_text())
+    for path, attributes in xattrs.items():
+        if path.startswith("sda1/objects-1/"):
+            for key, value in attributes.items():
+                os.setxattr(tmp_path / path, key, bytes.fromhex(value))
+    seen = 0
+    for index, request in enumerate(REQUESTS):
+        if request["policy"] != 1 or request["method"] != "HEAD":
+            continue
+        response = send(server, request, {})
+        label = (index, request["path"], request["headers"])
+        assert response.status == request["status"], label
+        assert dict(response.headers) == request["response_headers"], label
+        seen += 1
+    assert seen == 18

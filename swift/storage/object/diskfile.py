@@ -46,7 +46,7 @@ from swift.core.objectfiles import META, TOMBSTONE, FilePart, FileSet, Preferenc
 from swift.core.timestamp import Timestamp
 from swift.runtime import green
 from swift.storage.fs import GONE, FileSystem, Handle, as_domain_error
-from swift.storage.object import hashes
+from swift.storage.object import durability, hashes
 from swift.storage.object.cleanup import move_aside
 from swift.storage.object.context import DiskContext
 from swift.storage.object.reader import FileSpan, ObjectReader
@@ -182,6 +182,19 @@ class DiskFile:
         DeviceUnavailable; it yields.
         """
         return ObjectWriter(self._context, self._place, size)
+
+    def make_durable(self, timestamp: Timestamp, fragment_index: int) -> None:
+        """Commit a fragment that was stored without; durable on return. Yields.
+
+        Raises DeviceUnavailable, LockTimeout.
+        """
+        green.in_thread(
+            durability.make_durable,
+            self._context,
+            self._place,
+            timestamp,
+            fragment_index,
+        )
 
     def post(self, metadata: Headers, timestamp: Timestamp) -> None:
         """Store the metadata of a POST; durable on return. Yields.
@@ -325,6 +338,7 @@ class OpenObject:
             stop=self.content_length if stop is None else stop,
             size=self.content_length,
             etag=self.etag if verify else None,
+            check=self._context.policy.redundancy.archive_check() if verify else None,
             chunk_size=self._context.config.disk_chunk_size,
             keep_cache=keep_cache,
             quarantine=self._diskfile.quarantine,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from hashlib import md5
 
 from swift.core.errors import ObjectQuarantined
+from swift.core.redundancy import ArchiveCheck
 from swift.runtime import green
 from swift.storage.fs import FileSystem, Handle
 
@@ -27,6 +28,8 @@ class ObjectReader:
     place of the last chunk: the receiver sees a body that breaks off, never all of a
     wrong one. An I/O error quarantines too. Yields.
 
+    check: looks at the bytes of a read from the start, whatever its end, and
+    quarantines as well.
     close: called once at the end by `close()`; the object's own when the reader owns
     it.
     """
@@ -40,6 +43,7 @@ class ObjectReader:
         stop: int,
         size: int,
         etag: str | None,
+        check: ArchiveCheck | None = None,
         chunk_size: int,
         keep_cache: bool,
         quarantine: Callable[[str], ObjectQuarantined],
@@ -55,6 +59,7 @@ class ObjectReader:
         self._close = close
         whole = start == 0 and stop == size
         self._etag = etag if whole else None
+        self._check = check if start == 0 else None
         self._digest = md5(usedforsecurity=False)
 
     def __iter__(self) -> Iterator[bytes]:
@@ -130,6 +135,10 @@ class ObjectReader:
 
     def _verify(self, data: bytes) -> str | None:
         """Feed the checksum; why the object cannot be trusted, once that is known."""
+        if self._check is not None:
+            reason = self._check.feed(data)
+            if reason is not None:
+                return reason
         if self._etag is None:
             return None
         self._digest.update(data)

@@ -190,9 +190,9 @@ class Commit:
         # What is alone in a directory made for it has nothing to tidy. (Should another
         # writer have come into the new directory meanwhile, the next one to commit
         # there or to hash the suffix tidies up after both.)
-        if not self._is_new and not (
-            part.kind == DATA and self._context.policy.redundancy.two_phase
-        ):
+        # Data that waits for its commit replaces nothing yet.
+        waits = self._context.policy.redundancy.two_phase and not part.durable
+        if not self._is_new and not (part.kind == DATA and waits):
             self._tidy(self._directory)
 
     def close(self) -> None:
@@ -454,13 +454,6 @@ class ObjectWriter:
         record = self._place.record(timestamp, metadata, body)
         part = FilePart(timestamp, DATA, None, fragment_index, durable)
         self._in_thread(self._finish, part, record, admit)
-
-    def make_durable(self, timestamp: Timestamp) -> None:
-        """The second phase of schemes that have one: the commit message came. Yields.
-
-        A replicated object is durable after `commit`, and nothing is left to do.
-        """
-        assert not self._context.policy.redundancy.two_phase, "its engine does this"
 
     # --- on a disk thread -------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from swift.core.hashing import HashSalt
 from swift.core.headers import Headers
 from swift.core.names import ObjectName
 from swift.core.policy import StoragePolicy
-from swift.core.redundancy import Replication
+from swift.core.redundancy import Redundancy, Replication
 from swift.core.settings import Reserve
 from swift.core.timestamp import Timestamp
 from swift.runtime.logs import ListSink, Logger
@@ -40,9 +40,15 @@ def at(number: float, offset: int = 0) -> Timestamp:
 
 
 class Store:
-    """One device `sda1` of one replicated policy."""
+    """One device `sda1` of one policy, replicated unless told otherwise."""
 
-    def __init__(self, root: Path, fs: FileSystem | None = None, **options) -> None:
+    def __init__(
+        self,
+        root: Path,
+        fs: FileSystem | None = None,
+        redundancy: Redundancy | None = None,
+        **options,
+    ) -> None:
         self.root = root
         self.device = root / "sda1"
         self.device.mkdir(parents=True, exist_ok=True)
@@ -55,7 +61,7 @@ class Store:
             "fallocate_reserve": Reserve(),
             **options,
         }
-        self.policy = StoragePolicy(0, ("gold",), Replication(), True)
+        self.policy = StoragePolicy(0, ("gold",), redundancy or Replication(), True)
         self.manager = DiskFileManager(
             DiskConfig(devices=str(root), **options),
             self.policy,
