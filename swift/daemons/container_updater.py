@@ -137,8 +137,8 @@ class ContainerUpdater(Daemon[FoundDatabase]):
         broker = ContainerBroker(self.local.databases, job.path)
         started = green.now()
         try:
-            stat = green.in_thread(broker.stat)
-            self._visit(job, broker, stat)
+            stat, is_root = green.in_thread(_look, broker)
+            self._visit(job, broker, stat, is_root=is_root)
         except (DatabaseMissing, LockTimeout):
             # Removed meanwhile, or busy: the next sweep looks again.
             return
@@ -169,7 +169,12 @@ class ContainerUpdater(Daemon[FoundDatabase]):
     # --- One container ----------------------------------------------------------------
 
     def _visit(
-        self, job: FoundDatabase, broker: ContainerBroker, stat: ContainerStat
+        self,
+        job: FoundDatabase,
+        broker: ContainerBroker,
+        stat: ContainerStat,
+        *,
+        is_root: bool,
     ) -> None:
         # Made by a server for itself (an expirer queue): its put time is not set, and
         # the account hears of it with the first real PUT.
@@ -178,7 +183,7 @@ class ContainerUpdater(Daemon[FoundDatabase]):
         if self._suppressed.get(stat.account, 0.0) > green.now():
             return
         count, size = stat.object_count, stat.bytes_used
-        if not green.in_thread(broker.is_root):
+        if not is_root:
             # What is in a shard is reported by its root.
             count = size = 0
         if not is_due(stat, count, size):
@@ -252,6 +257,11 @@ class ContainerUpdater(Daemon[FoundDatabase]):
         except PeerError as error:
             self.log.error("%s; container %s", error, name.path)
             return 500
+
+
+def _look(broker: ContainerBroker) -> tuple[ContainerStat, bool]:
+    """A container's facts, and whether it is no shard."""
+    return broker.stat(), broker.is_root()
 
 
 def is_due(stat: ContainerStat, count: int, size: int) -> bool:

@@ -89,6 +89,13 @@ class LocalDatabases:
                 usable.append(name)
         return usable
 
+    def remove_old_copies(self, device: str, before: float) -> None:
+        """Remove what interrupted copies left, changed before that time. Yields."""
+        try:
+            green.in_thread(self.walk.remove_old_copies, device, before)
+        except (DeviceUnavailable, OSError) as error:
+            self.log.error("device %s: old copies stay: %s", device, error)
+
     def on_device(
         self,
         device: str,

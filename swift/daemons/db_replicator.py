@@ -113,7 +113,7 @@ class DatabaseReplicator(Daemon[FoundDatabase]):
         usable = self.local.usable(self._own)
         before = green.now() - self.config.reclaim_age_s
         for name in usable:
-            green.in_thread(self.local.walk.remove_old_copies, name, before)
+            self.local.remove_old_copies(name, before)
         return in_turn(
             self.local.on_device(
                 name,
