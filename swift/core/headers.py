@@ -135,6 +135,8 @@ X_CONTAINER_SYNC_AUTH = "X-Container-Sync-Auth"
 X_CONTAINER_SYNC_POINT = "X-Container-Sync-Point"
 X_SYMLINK_TARGET = "X-Symlink-Target"
 X_SYMLINK_TARGET_ACCOUNT = "X-Symlink-Target-Account"
+X_SYMLINK_TARGET_BYTES = "X-Symlink-Target-Bytes"
+X_SYMLINK_TARGET_ETAG = "X-Symlink-Target-Etag"
 X_WEB_MODE = "X-Web-Mode"
 
 # Between nodes (contract backend-http)

@@ -215,7 +215,12 @@ def _post(exchange: Exchange, place: Place, headers: PairList) -> Response:
         answers = [answer for answer in answers if answer.status != 404] + [
             Answer(503) for answer in answers if answer.status == 404
         ]
-    return settled(best(answers, quorum), method="POST")
+    chosen = best(answers, quorum)
+    response = settled(chosen, method="POST")
+    if chosen is not None and chosen.is_success:
+        # What filters keep with the object tells them whose metadata it was.
+        response.headers.update(chosen.headers.beginning(h.OBJECT_SYSMETA))
+    return response
 
 
 def _post_to_handoffs(
