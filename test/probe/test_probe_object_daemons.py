@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Updater, auditor and expirer on a real cluster: what is broken on purpose heals.
+
+Each test breaks something, runs passes with `--once`, and looks at every replica.
+"""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+from swift.core import expiry
+from swift.core.hashing import partition_of_hex
+from swift.core.names import ContainerName, ObjectName
+from swift.runtime.cluster import Cluster as Facts
+from test.support.client import Client
+from test.support.cluster import ROOT, Cluster, alive, wait_until
+
+NODES = (1, 2, 3, 4)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    started = Cluster(tmp_path_factory.mktemp("daemons"))
+    started.start()
+    for name in started.names():
+        if name.startswith("daemons"):
+            started.kill(name)  # passes run when a test says so, and never else
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="module")
+def client(cluster):
+    return Client.authenticated(
+        f"{cluster.endpoint}/auth/v1.0", cluster.user, cluster.key
+    )
+
+
+@pytest.fixture(scope="module")
+def facts(cluster):
+    return Facts.load(str(cluster.folder / "etc"))
+
+
+@pytest.fixture
+def container(client, request):
+    name = request.node.name.replace("[", "-").replace("]", "")
+    assert client.put(f"{client.base}/{name}").status == 201
+    return name
+
+
+def command(cluster, daemon, node, *arguments, kind="object", **options):
+    """Command line of a daemon of a node, with a .conf of its own."""
+    source = configparser.ConfigParser(interpolation=None)
+    source.read(cluster.folder / "etc" / f"{kind}-server" / f"{node}.conf")
+    conf = configparser.ConfigParser(interpolation=None)
+    conf["DEFAULT"] = dict(source["DEFAULT"])
+    conf[daemon] = {
+        "log_level": "INFO",
+        "log_name": daemon,
+        **{key: str(value) for key, value in options.items()},
+    }
+    path = cluster.folder / f"{daemon}-{node}.conf"
+    with path.open("w") as stream:
+        conf.write(stream)
+    program = str(ROOT / "bin" / f"swift-{daemon}")
+    return [sys.executable, program, str(path), "-v", *arguments]
+
+
+def run(cluster, daemon, node, *arguments, **options):
+    """One pass of a daemon of a node; what it printed."""
+    done = subprocess.run(
+        command(cluster, daemon, node, "--once", *arguments, **options),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def recon(cluster, node):
+    return json.loads(
+        (cluster.folder / "cache" / str(node) / "object.recon").read_text()
+    )
+
+
+class Listings:
+    """What every replica of a container lists, asked directly."""
+
+    def __init__(self, cluster, facts, account, container):
+        ring = facts.container_ring()
+        self.name = ContainerName(account, container)
+        self.partition = ring.partition(facts.salt.digest_of(self.name))
+        self.primaries = ring.primaries(self.partition)
+        self.nodes = [int(node.name[1:]) for node in self.primaries]
+
+    def all(self):
+        """The names on each replica."""
+        return [self.of(node) for node in self.primaries]
+
+    def of(self, node):
+        url = f"http://{node.ip}:{node.port}/{node.name}/{self.partition}"
+        with urllib.request.urlopen(f"{url}{self.name.quoted}", timeout=5) as answer:
+            return answer.read().decode().split("\n")[:-1]
+
+
+def pendings(cluster):
+    return [
+        path
+        for node in NODES
+        for path in cluster.device(node).glob("async_pending*/*/*")
+    ]
+
+
+def account_of(client):
+    return client.base.rsplit("/", 1)[-1]
+
+
+def test_listings_come_to_agree_after_a_container_server_was_down(
+    cluster, client, facts, container
+):
+    listings = Listings(cluster, facts, account_of(client), container)
+    names = [f"o{number:02d}" for number in range(12)]
+    down = f"container-{listings.nodes[0]}"
+    cluster.kill(down)
+    try:
+        for name in names:
+            assert client.put(f"{client.base}/{container}/{name}", b"x").status == 201
+        assert client.delete(f"{client.base}/{container}/{names.pop()}").status == 204
+    finally:
+        cluster.restart(down)
+
+    for node in NODES:
+        run(cluster, "object-updater", node, objects_per_second=0)
+
+    assert listings.all() == [names] * 3
+    assert pendings(cluster) == []
+    swept = recon(cluster, 1)
+    assert swept["object_updater_stats"]["failures_account_container_count"] == 0
+    assert list(swept["object_updater_per_device"]) == ["d1"]
+
+
+def test_half_a_pending_file_stops_nothing(cluster, client, facts, container):
+    listings = Listings(cluster, facts, account_of(client), container)
+    down = f"container-{listings.nodes[1]}"
+    cluster.kill(down)
+    try:
+        assert client.put(f"{client.base}/{container}/o", b"x").status == 201
+    finally:
+        cluster.restart(down)
+    node = int(pendings(cluster)[0].parts[-4][1:])
+    folder = cluster.device(node) / "async_pending" / "fff"
+    folder.mkdir(parents=True, exist_ok=True)
+    bad = folder / ("f" * 32 + "-1700000000.00000")
+    bad.write_bytes(b"\x80\x02}q\x00(U\x02")
+
+    for each in NODES:
+        run(cluster, "object-updater", each, objects_per_second=0)
+
+    assert listings.all() == [["o"]] * 3
+    assert pendings(cluster) == []
+    assert (cluster.device(node) / "quarantined" / "objects" / bad.name).exists()
+
+
+# --- Expirer --------------------------------------------------------------------------
+
+
+def test_an_expired_object_leaves_the_disk_the_listing_and_the_queue(
+    cluster, client, facts, container
+):
+    path = f"{client.base}/{container}"
+    assert client.put(f"{path}/stays", b"x").status == 201
+    # Some nodes hear of the queue later, by the updater.
+    down = "container-2"
+    cluster.kill(down)
+    try:
+        expires = int(time.time()) + 3
+        answer = client.put(f"{path}/goes", b"x", {"X-Delete-At": str(expires)})
+        assert answer.status == 201
+    finally:
+        cluster.restart(down)
+    target = ObjectName(account_of(client), container, "goes")
+    queue = expiry.queue_container(expires, target, facts.salt)
+    wait_until(lambda: client.get(f"{path}/goes").status == 404, 10, "expiry")
+    for node in NODES:
+        run(cluster, "object-updater", node, objects_per_second=0)
+        run(cluster, "container-updater", node, kind="container")
+    queued = Listings(cluster, facts, expiry.QUEUE_ACCOUNT, queue)
+    assert queued.all() == [[expiry.task_name(expires, target)]] * 3
+
+    share = {"processes": 2, "dequeue_from_legacy": "true"}
+    for process in (0, 1):
+        run(cluster, "object-expirer", 1, "--process", str(process), **share)
+    for node in NODES:
+        run(cluster, "object-updater", node, objects_per_second=0)
+
+    assert queued.all() == [[]] * 3
+    assert (
+        Listings(cluster, facts, account_of(client), container).all() == [["stays"]] * 3
+    )
+    replicas = Replicas(cluster, client, facts, container, "goes")
+    for node in replicas.nodes:
+        assert [file.suffix for file in replicas.files(node)] == [".ts"]
+    assert recon(cluster, 1)["object_expiration_pass"] > 0
+
+
+# --- Auditor --------------------------------------------------------------------------
+
+
+class Replicas:
+    """Where an object's files are."""
+
+    def __init__(self, cluster, client, facts, container, name):
+        ring = facts.object_ring(0)
+        self.hash = facts.salt.hex_of(ObjectName(account_of(client), container, name))
+        self.partition = partition_of_hex(self.hash, ring.part_power)
+        self.cluster = cluster
+        self.nodes = [int(node.name[1:]) for node in ring.primaries(self.partition)]
+
+    def files(self, node):
+        tree = self.cluster.device(node) / "objects" / str(self.partition)
+        return sorted((tree / self.hash[-3:] / self.hash).glob("*"))
+
+    def is_quarantined(self, node):
+        folder = self.cluster.device(node) / "quarantined" / "objects"
+        return (folder / self.hash).exists()
+
+
+def flip_a_bit(path):
+    with path.open("r+b") as stream:
+        stream.seek(5000)
+        byte = stream.read(1)[0]
+        stream.seek(5000)
+        stream.write(bytes([byte ^ 4]))
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        pytest.param(flip_a_bit, id="bit"),
+        pytest.param(lambda path: os.truncate(path, 100), id="size"),
+        pytest.param(
+            lambda path: os.removexattr(path, "user.swift.metadata"), id="xattr"
+        ),
+    ],
+)
+def test_a_harmed_replica_is_quarantined_and_the_others_serve(
+    cluster, client, facts, container, harm
+):
+    body = b"0123456789" * 1000
+    assert client.put(f"{client.base}/{container}/o", body).status == 201
+    replicas = Replicas(cluster, client, facts, container, "o")
+    harmed = replicas.nodes[1]
+    (path,) = replicas.files(harmed)
+    harm(path)
+
+    for node in replicas.nodes:
+        run(
+            cluster,
+            "object-auditor",
+            node,
+            files_per_second=0,
+            zero_byte_files_per_second=0,
+        )
+
+    assert [replicas.is_quarantined(node) for node in replicas.nodes] == [
+        node == harmed for node in replicas.nodes
+    ]
+    assert recon(cluster, harmed)["object_auditor_stats_ALL"]["quarantined"] >= 0
+    assert client.get(f"{client.base}/{container}/o").body == body
+
+
+def test_an_auditor_that_was_killed_goes_on_where_it_was(
+    cluster, client, facts, container
+):
+    for number in range(40):
+        assert client.put(f"{client.base}/{container}/o{number}", b"x").status == 201
+    checkpoint = cluster.device(1) / "objects" / "auditor_status_ALL.json"
+    process = subprocess.Popen(
+        command(
+            cluster,
+            "object-auditor",
+            1,
+            files_per_second=0.5,
+            zero_byte_files_per_second=0,
+        ),
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        wait_until(checkpoint.exists, 30, "a checkpoint")
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+    left = json.loads(checkpoint.read_text())["partitions"]
+    assert left
+    checkpoint.write_text(json.dumps({"partitions": left[-1:]}))
+
+    said = run(
+        cluster,
+        "object-auditor",
+        1,
+        files_per_second=0,
+        zero_byte_files_per_second=0,
+    )
+
+    last = cluster.device(1) / "objects" / left[-1]
+    count = len([path for path in last.glob("???/*") if path.is_dir()])
+    assert f"passed {count}," in said.splitlines()[-2] + said
+    assert not checkpoint.exists()
+    assert not alive(process.pid)
