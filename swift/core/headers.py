@@ -75,6 +75,7 @@ X_SERVICE_TOKEN = "X-Service-Token"  # noqa: S105
 X_STORAGE_PASS = "X-Storage-Pass"  # noqa: S105
 X_STORAGE_TOKEN = "X-Storage-Token"  # noqa: S105
 X_STORAGE_URL = "X-Storage-Url"
+X_SUBJECT_TOKEN = "X-Subject-Token"  # noqa: S105 (a header name)
 X_STORAGE_USER = "X-Storage-User"
 X_TRANS_ID = "X-Trans-Id"
 X_TRANS_ID_EXTRA = "X-Trans-Id-Extra"
