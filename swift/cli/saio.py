@@ -343,8 +343,8 @@ log_name = proxy
 
 [pipeline:main]
 pipeline = catch_errors gatekeeper healthcheck proxy-logging cache etag-quoter \
-listing_formats bulk tempurl formpost ratelimit tempauth copy container-quotas \
-account-quotas proxy-logging proxy-server
+listing_formats bulk tempurl formpost ratelimit tempauth staticweb copy \
+container-quotas account-quotas proxy-logging proxy-server
 
 [app:proxy-server]
 use = egg:swift#proxy
@@ -394,6 +394,9 @@ use = egg:swift#container_quotas
 
 [filter:account-quotas]
 use = egg:swift#account_quotas
+
+[filter:staticweb]
+use = egg:swift#staticweb
 
 [filter:copy]
 use = egg:swift#copy
