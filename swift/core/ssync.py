@@ -223,6 +223,14 @@ def wanted(offer: Offer, local: Holding | None) -> Want | None:
     return Want(offer.path_hash, data, meta) if data or meta else None
 
 
+def has_fragment(offer: Offer, files: FileSet, index: int | None) -> bool:
+    """True when a node has the very fragment that is offered, be it not committed yet.
+
+    index: of the node's fragments; None for whole copies.
+    """
+    return index is not None and index in files.fragments.get(offer.holding.data, ())
+
+
 @dataclass(frozen=True, slots=True)
 class Update:
     """One request within a conversation; the bytes of a PUT's body follow it.

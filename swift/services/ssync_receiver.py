@@ -43,7 +43,14 @@ from swift.core.names import wsgi_of_text
 from swift.core.objectfiles import FileSet
 from swift.core.redundancy import Redundancy
 from swift.core.settings import natural, number, option, positive_int, seconds
-from swift.core.ssync import Holding, LineBuffer, Offer, ProtocolError, Update
+from swift.core.ssync import (
+    Holding,
+    LineBuffer,
+    Offer,
+    ProtocolError,
+    Update,
+    Want,
+)
 from swift.runtime import green
 from swift.runtime.cluster import Cluster, RingUnavailable
 from swift.runtime.logs import Logger
@@ -316,18 +323,42 @@ class _Conversation:
         """The lines that ask for what is wanted of some offers. Yields."""
         if not offers:
             return []
-        found = self._manager.partitions.file_sets(
+        lines = []
+        for offer, files in zip(offers, self._files(offers), strict=True):
+            want = ssync.wanted(offer, Holding.of(files))
+            if (
+                want is not None
+                and want.data
+                and ssync.has_fragment(offer, files, self._fragment_index)
+            ):
+                want = self._want_beside_fragment(offer)
+            if want is not None:
+                lines.append(want.encode())
+        return lines
+
+    def _files(self, offers: Sequence[Offer]) -> list[FileSet]:
+        """What lies here of the objects offered. Yields."""
+        return self._manager.partitions.file_sets(
             self._call.device,
             self._call.partition,
             [offer.path_hash for offer in offers],
             self._choose,
         )
-        lines = []
-        for offer, files in zip(offers, found, strict=True):
-            want = ssync.wanted(offer, Holding.of(files))
-            if want is not None:
-                lines.append(want.encode())
-        return lines
+
+    def _want_beside_fragment(self, offer: Offer) -> Want | None:
+        """What is wanted of an offer whose fragment is here without its commit. Yields.
+
+        An offer of durable data stands for the commit that this node has missed.
+        """
+        index = self._fragment_index
+        if not offer.holding.durable or index is None:
+            return None
+        disk = self._manager.diskfile_by_hash(
+            self._call.device, self._call.partition, offer.path_hash
+        )
+        disk.make_durable(offer.holding.data, index)
+        (files,) = self._files([offer])
+        return ssync.wanted(offer, Holding.of(files))
 
     def _choose(self, redundancy: Redundancy, names: Sequence[str]) -> FileSet:
         return redundancy.choose(names, fragment_index=self._fragment_index)
