@@ -29,7 +29,6 @@ from swift.core.errors import (
     SwiftError,
 )
 from swift.core.headers import (
-    BACKEND_UPDATE_OVERRIDE,
     CONTENT_LENGTH,
     CONTENT_MD5,
     CONTENT_TYPE,
@@ -39,7 +38,6 @@ from swift.core.headers import (
     OBJECT_META,
     OBJECT_SYSMETA,
     OBJECT_TRANSIENT_SYSMETA,
-    SYSMETA_UPDATE_OVERRIDE,
     TRANSFER_ENCODING,
     X_BACKEND_NO_COMMIT,
     X_BACKEND_OBJ_CONTENT_LENGTH,
@@ -49,19 +47,17 @@ from swift.core.headers import (
     X_BACKEND_REPLICATION_HEADERS,
     X_BACKEND_SSYNC_FRAG_INDEX,
     X_BACKEND_TIMESTAMP,
-    X_CONTENT_TYPE,
     X_DELETE_AT,
     X_DOCUMENT,
-    X_ETAG,
     X_OBJ_METADATA_FOOTER,
     X_OBJ_MULTIPHASE_COMMIT,
-    X_SIZE,
     X_TIMESTAMP,
     Headers,
     title,
 )
 from swift.core.names import Limits, ObjectName
 from swift.core.policy import StoragePolicy
+from swift.core.row_facts import put_facts
 from swift.core.settings import natural, option, positive_int
 from swift.core.timestamp import ZERO, Timestamp
 from swift.runtime import green
@@ -443,21 +439,13 @@ class ObjectPut:
         self, headers: Headers, footers: Headers, metadata: Headers
     ) -> Headers:
         """What the container's row shall say."""
-        facts = Headers.titled(
-            [
-                (X_SIZE, metadata[CONTENT_LENGTH]),
-                (X_CONTENT_TYPE, metadata[CONTENT_TYPE]),
-                (X_TIMESTAMP, metadata[X_TIMESTAMP]),
-                (X_ETAG, metadata[ETAG]),
-            ]
+        return put_facts(
+            size=metadata[CONTENT_LENGTH],
+            content_type=metadata[CONTENT_TYPE],
+            timestamp=Timestamp.parse(metadata[X_TIMESTAMP]),
+            etag=metadata[ETAG],
+            overrides=(headers, footers),
         )
-        # From the weakest to the strongest (contract backend-http 2.1).
-        for prefix in (BACKEND_UPDATE_OVERRIDE, SYSMETA_UPDATE_OVERRIDE):
-            for source in (headers, footers):
-                for name, value in source.items():
-                    if name.startswith(prefix):
-                        facts["X-" + name[len(prefix) :]] = value
-        return facts
 
 
 OWN_NAMES = frozenset((X_TIMESTAMP, CONTENT_TYPE, CONTENT_LENGTH, ETAG))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from swift.core.errors import PeerError
 from swift.core.headers import Headers
@@ -43,8 +43,27 @@ class Collector(Protocol):
         """True when the answers so far allow neither a copy nor a refusal."""
         ...
 
+    @property
+    def useless(self) -> Sequence[Answer]:
+        """Those of them that their nodes should not have given."""
+        ...
+
+    @property
+    def wanted(self) -> int:
+        """How many more answers it takes at the least."""
+        ...
+
     def feed(self, answer: Answer) -> bool:
         """Take an answer; True when no further node need be asked."""
+        ...
+
+    def extra(self) -> Pairs:
+        """Headers for the next node, because of what has been answered."""
+        ...
+
+    def revisit(self) -> Any | None:
+        """The source of an answer whose node should be asked again, None for none."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,27 +236,33 @@ class Backends:
         timeout_s: float,
         stagger_s: float | None = None,
         at_once: int = 1,
+        until_enough: bool = False,
     ) -> None:
         """Ask nodes until the collector has enough or no candidate is left. Yields.
 
         stagger_s: ask a further node when the ones asked are silent for so long; None
         waits for each. at_once: answers wanted in parallel; when more than one, so many
-        answers are collected even if the collector never has enough.
+        answers are collected even if the collector never has enough, unless it is
+        `until_enough`.
         """
         if stagger_s is None and at_once == 1:
             for node in candidates:
-                answer = self.try_ask(node, ask, timeout_s)
+                answer = self.try_ask(node, ask, timeout_s, collector.extra())
                 if answer is not None and collector.feed(answer):
                     break
         else:
             self._read_in_parallel(
-                ask, candidates, collector, timeout_s, stagger_s, at_once
+                ask, candidates, collector, timeout_s, stagger_s, at_once, until_enough
             )
         if collector.undecided:
             for node in candidates.last_resort():
-                answer = self.try_ask(node, ask, timeout_s)
+                answer = self.try_ask(node, ask, timeout_s, collector.extra())
                 if answer is not None and collector.feed(answer):
                     break
+        for answer in collector.useless:
+            if isinstance(answer.source, Found):
+                error = PeerError(answer.source.response.peer, "not what was asked for")
+                self.failed(answer.source.node, f"{ask.method} {ask.path}", error)
         for answer in collector.dropped:
             # Elsewhere, for a node that lost may be slow to send what nobody wants.
             green.spawn(discard, answer)
@@ -250,17 +275,19 @@ class Backends:
         timeout_s: float,
         stagger_s: float | None,
         at_once: int,
+        until_enough: bool,
     ) -> None:
         race = _Race(self, ask, timeout_s)
         wanted = at_once
         try:
             while True:
                 while race.running < wanted:
-                    node = next(candidates, None)
+                    again = collector.revisit()
+                    node = next(candidates, None) if again is None else again.node
                     if node is None:
                         stagger_s = None
                         break
-                    race.start(node)
+                    race.start(node, collector.extra())
                 if not race.running:
                     return
                 try:
@@ -273,7 +300,9 @@ class Backends:
                     continue
                 if collector.feed(answer):
                     return
-                if at_once > 1:
+                if until_enough:
+                    wanted = max(wanted - 1, collector.wanted)
+                elif at_once > 1:
                     wanted -= 1
         finally:
             race.leave()
@@ -293,35 +322,35 @@ class Backends:
         """Send one write to as many nodes as there are `extras`, with handoffs. Yields.
 
         extras: the headers of each replica; each goes to the next candidate until one
-        gives an answer below 500. One Answer for each comes back, of whatever status.
-        When the tally is met, the others have `post_quorum_timeout_s` left; those later
-        than that are finished in the background, within their own timeouts.
+        gives an answer below 500. One Answer for each comes back, of whatever status,
+        in the order of `extras`. When the tally is met, the others have
+        `post_quorum_timeout_s` left; those later than that are finished in the
+        background, within their own timeouts.
         """
-        done: green.Queue[Answer] = green.Queue()
-        for extra in extras:
-            green.spawn(self._deliver, ask, extra, candidates, timeout_s, done)
-        answers: list[Answer] = []
+        done: green.Queue[tuple[int, Answer]] = green.Queue()
+        for index, extra in enumerate(extras):
+            green.spawn(self._deliver, ask, index, extra, candidates, timeout_s, done)
+        answers = [Answer(NO_ANSWER) for _ in extras]
         until: float | None = None
-        while len(answers) < len(extras):
+        for _ in extras:
             try:
                 left = None if until is None else max(0.0, until - green.monotonic())
-                answer = done.get(left)
+                index, answer = done.get(left)
             except green.QueueEmpty:
                 break
-            answers.append(answer)
+            answers[index] = answer
             if tally.feed(answer.status) is Verdict.MET and until is None:
                 until = green.monotonic() + post_quorum_timeout_s
-        while len(answers) < len(extras):
-            answers.append(Answer(NO_ANSWER))
         return answers
 
     def _deliver(
         self,
         ask: Ask,
+        index: int,
         extra: Pairs,
         candidates: Candidates,
         timeout_s: float,
-        done: green.Queue[Answer],
+        done: green.Queue[tuple[int, Answer]],
     ) -> None:
         last = Answer(NO_ANSWER)
         try:
@@ -332,7 +361,7 @@ class Backends:
                     if answer.status < 500:
                         break
         finally:
-            done.put(last)
+            done.put((index, last))
 
 
 _READS = ("GET", "HEAD")
@@ -351,15 +380,15 @@ class _Race:
         self.answers: green.Queue[Answer | None] = green.Queue()
         self.running = 0
 
-    def start(self, node: Node) -> None:
+    def start(self, node: Node, extra: Pairs) -> None:
         """Ask one node in a thread of its own."""
         self.running += 1
-        green.spawn(self._run, node)
+        green.spawn(self._run, node, extra)
 
-    def _run(self, node: Node) -> None:
+    def _run(self, node: Node, extra: Pairs) -> None:
         answer = None
         try:
-            answer = self._backends.try_ask(node, self._ask, self._timeout_s)
+            answer = self._backends.try_ask(node, self._ask, self._timeout_s, extra)
         finally:
             if not self._left:
                 self.answers.put(answer)

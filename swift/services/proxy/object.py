@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from swift.core import headers as h
+from swift.core.headers import Headers
 from swift.core.metadata_rules import (
     check_content_type,
     check_metadata,
@@ -28,6 +29,7 @@ from swift.services.proxy.options import PolicyConfig
 from swift.services.proxy.targets import (
     container_target,
     queue_target,
+    tell_databases,
     update_headers,
 )
 from swift.wire import environ as env
@@ -269,15 +271,26 @@ def delete_object(exchange: Exchange, place: Place) -> Response:
     first = [*primaries, *_near_copies(place, proxy.policy_config(place.policy))]
     quorum = quorum_size(len(primaries))
     same_as = {404: 204}
+    extras = write_extras(exchange, place, len(first))
     answers = proxy.backends.write(
         Ask("DELETE", place.partition, place.path, write_headers(exchange, place)),
-        write_extras(exchange, place, len(first)),
+        extras,
         _delete_candidates(exchange, place, first),
         Tally(len(first), quorum, same_as),
         timeout_s=proxy.config.node_timeout_s,
         post_quorum_timeout_s=proxy.config.post_quorum_timeout_s,
     )
-    return settled(best(answers, quorum, same_as), method="DELETE")
+    chosen = best(answers, quorum, same_as)
+    if chosen is not None and chosen.status in (204, 404):
+        lost = [
+            extra
+            for extra, answer in zip(extras, answers, strict=True)
+            if answer.status not in (204, 404)
+        ]
+        if lost:
+            facts = Headers({h.X_TIMESTAMP: exchange.timestamp.internal})
+            tell_databases(exchange, place.name, place.policy.index, lost, facts)
+    return settled(chosen, method="DELETE")
 
 
 def _near_copies(place: Place, config: PolicyConfig) -> list[Node]:

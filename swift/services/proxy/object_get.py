@@ -16,6 +16,7 @@ from itertools import chain
 from swift.core import headers as h
 from swift.core.conditions import Conditions
 from swift.core.errors import FormatError, PeerError
+from swift.core.fragments import Described
 from swift.core.headers import Headers
 from swift.core.metadata_rules import without_swift_bytes
 from swift.core.mime import (
@@ -28,9 +29,12 @@ from swift.core.mime import (
 )
 from swift.core.quorum import Answer
 from swift.core.ranges import ByteRange, resolve
+from swift.core.redundancy import Collector, Decoder
 from swift.core.ring.devices import Node
+from swift.runtime import green
 from swift.services.proxy.exchange import Exchange, PairList
 from swift.services.proxy.object import Place, base_headers, may_open_expired
+from swift.services.proxy.object_decode import SegmentReader, content_range, decoded
 from swift.wire import environ as env
 from swift.wire.backends import (
     Ask,
@@ -64,17 +68,19 @@ def read_object(exchange: Exchange, place: Place) -> Response:
         return _missing(exchange)
     proxy = exchange.proxy
     config = proxy.policy_config(place.policy)
+    redundancy = place.policy.redundancy
     primaries = len(place.primaries)
     newest = exchange.wants_newest
-    collector = place.policy.redundancy.collector(
+    collector = redundancy.collector(
         newest=newest,
         suppress_missing=min(config.rebalance_missing_suppression_count, primaries - 1),
         wants_body=exchange.method == "GET",
     )
     ask = Ask(exchange.method, place.partition, place.path, _headers(exchange, place))
-    candidates = proxy.read_candidates(
-        place.ring, place.partition, "object", proxy.orders.get(place.policy.index)
-    )
+    candidates = _candidates(exchange, place)
+    at_once = collector.wanted
+    if config.concurrent_gets and at_once > 1:
+        at_once += config.concurrent_ec_extra_requests
     proxy.backends.read(
         ask,
         candidates,
@@ -83,7 +89,8 @@ def read_object(exchange: Exchange, place: Place) -> Response:
         stagger_s=proxy.options.concurrency_timeout_s(config)
         if config.concurrent_gets
         else None,
-        at_once=primaries if newest else 1,
+        at_once=primaries if newest else at_once,
+        until_enough=not newest,
     )
     chosen = collector.chosen
     if chosen is None:
@@ -93,18 +100,95 @@ def read_object(exchange: Exchange, place: Place) -> Response:
         if refusal.status == 404:
             return _missing(exchange, refusal.headers)
         return Response(refusal.status)
+    decoder = redundancy.decoder() if exchange.method == "GET" else None
+    if decoder is not None:
+        return _decode(exchange, place, ask, candidates, collector, decoder)
+    chosen = Answer(
+        chosen.status,
+        redundancy.object_headers(chosen.headers),
+        chosen.body,
+        chosen.is_handoff,
+        chosen.source,
+    )
     return _answer(exchange, ask, None if newest else candidates, chosen)
+
+
+def _candidates(exchange: Exchange, place: Place) -> Candidates:
+    proxy = exchange.proxy
+    return proxy.read_candidates(
+        place.ring, place.partition, "object", proxy.orders.get(place.policy.index)
+    )
+
+
+def _once_more(exchange: Exchange, place: Place) -> Iterator[Node]:
+    """All nodes, for a body that has broken off: they may have more than they gave."""
+    yield from _candidates(exchange, place)
+
+
+def _decode(
+    exchange: Exchange,
+    place: Place,
+    ask: Ask,
+    candidates: Candidates,
+    collector: Collector,
+    decoder: Decoder,
+) -> Response:
+    """The client's answer from several archives of the object. Yields."""
+    chosen = collector.chosen
+    assert chosen is not None, "the collector has enough"
+    headers = client_headers(place.policy.redundancy.object_headers(chosen.headers))
+    if chosen.status not in (200, 206, 416):
+        discard(chosen)
+        headers[h.CONTENT_LENGTH] = "0"
+        return Response(chosen.status, headers, b"")
+    described = Described.of(chosen.headers, decoder.scheme)
+    assert described is not None, "the collector takes no other answers"
+    # Nodes that sent the whole of what they have were not to heed the range.
+    spans = None
+    if chosen.status != 200:
+        spans = resolve(exchange.environ.get(env.HTTP_RANGE), described.size)
+    sources = collector.sources
+    if spans == []:
+        for answer in sources.values() or [chosen]:
+            green.spawn(discard, answer)
+        headers.pop(h.CONTENT_LENGTH, None)
+        headers.pop(h.CONTENT_TYPE, None)
+        headers[h.CONTENT_RANGE] = f"bytes */{described.size}"
+        return Response(416, headers)
+    headers.pop(h.CONTENT_RANGE, None)
+    plain = [pair for pair in ask.headers if pair[0] not in _CONDITIONS]
+    if not sources:
+        discard(chosen)
+    reader = SegmentReader(
+        exchange,
+        Ask(ask.method, ask.partition, ask.path, plain),
+        chain(candidates, _once_more(exchange, place)),
+        decoder,
+        described,
+    )
+    reader.adopt(sources)
+    return decoded(reader, decoder, headers, spans, described.size)
 
 
 def _headers(exchange: Exchange, place: Place) -> PairList:
     headers = base_headers(exchange, place)
     environ = exchange.environ
+    redundancy = place.policy.redundancy
     for key, name in _CONDITION_KEYS:
         if key in environ:
-            headers.append((name, environ[key]))
+            value = environ[key]
+            if key == env.HTTP_RANGE:
+                value = redundancy.archive_range(value)
+            headers.append((name, value))
+    etag_names = redundancy.etag_name
     for key in [key for key in environ if key.startswith(_BACKEND_KEYS)]:
-        if key != _POLICY_KEY:
-            headers.append((h.title(key[5:].replace("_", "-")), environ[key]))
+        name = h.title(key[5:].replace("_", "-"))
+        if etag_names is not None and name == h.X_BACKEND_ETAG_IS_AT:
+            etag_names = f"{environ[key]},{etag_names}"
+        elif key != _POLICY_KEY:
+            headers.append((name, environ[key]))
+    if etag_names is not None:
+        headers.append((h.X_BACKEND_ETAG_IS_AT, etag_names))
     if exchange.proxy.config.allow_open_expired and may_open_expired(exchange):
         headers.append((h.X_BACKEND_OPEN_EXPIRED, "true"))
     return headers
@@ -388,7 +472,7 @@ def _pieces_of(source: Found, headers: Headers) -> Iterator[int | bytes] | None:
         return _multipart_pieces(source, boundary)
     if source.response.status == 200:
         return _plain_pieces(source, 0)
-    found = _content_range(headers)
+    found = content_range(headers)
     return None if found is None else _plain_pieces(source, found[0].start)
 
 
@@ -408,7 +492,7 @@ def _multipart_pieces(
                 if isinstance(event, bytes):
                     yield event
                 elif isinstance(event, PartStart):
-                    found = _content_range(event.headers)
+                    found = content_range(event.headers)
                     if found is None:
                         raise PeerError(source.node.name, "a part without range")
                     yield found[0].start
@@ -422,20 +506,6 @@ def _boundary_of(headers: Headers) -> str | None:
         return None
     _, found, boundary = content_type.partition("boundary=")
     return boundary.strip().strip('"') if found else None
-
-
-def _content_range(headers: Headers) -> tuple[ByteRange, int] | None:
-    """The bytes in a `Content-Range: bytes a-b/size`, and the size."""
-    unit, _, rest = headers.get(h.CONTENT_RANGE, "").partition(" ")
-    span, _, size = rest.partition("/")
-    first, _, last = span.partition("-")
-    if unit.lower() != "bytes" or not all(
-        text.isascii() and text.isdigit() for text in (first, last, size)
-    ):
-        return None
-    if int(last) < int(first) or int(last) >= int(size):
-        return None
-    return ByteRange(int(first), int(last) + 1), int(size)
 
 
 def _stream(
@@ -457,7 +527,7 @@ def _stream(
     if chosen.status == 200:
         span, size = ByteRange(0, length), length
     else:
-        found = _content_range(chosen.headers)
+        found = content_range(chosen.headers)
         if found is None or found[0].size != length:
             return Response(chosen.status, headers, app_iter=source.response)
         span, size = found
@@ -496,7 +566,7 @@ def _stream_ranges(
     except (PeerError, FormatError):
         source.response.close()
         return Response(503)
-    found = _content_range(first.headers)
+    found = content_range(first.headers)
     wanted = resolve(exchange.environ.get(env.HTTP_RANGE), found[1]) if found else None
     if found is None or not wanted:
         source.response.close()

@@ -26,6 +26,8 @@ from swift.core.metadata_rules import (
     settle_delete_at,
 )
 from swift.core.quorum import NO_ANSWER, Answer, Tally, Verdict, best
+from swift.core.redundancy import Encoder
+from swift.core.row_facts import put_facts
 from swift.runtime import green
 from swift.services.proxy.exchange import Exchange, PairList, refused, settled
 from swift.services.proxy.object import (
@@ -35,6 +37,7 @@ from swift.services.proxy.object import (
     write_extras,
     write_headers,
 )
+from swift.services.proxy.targets import tell_databases
 from swift.wire import environ as env
 from swift.wire.backends import Ask
 from swift.wire.nodes import Candidates, near_first
@@ -66,6 +69,9 @@ def put_object(exchange: Exchange, place: Place) -> Response:
     note_delete_at(exchange)
     footers: FooterCallback | None = exchange.environ.get(env.UPDATE_FOOTERS)
     headers = write_headers(exchange, place)
+    if not place.policy.redundancy.is_whole:
+        # Nodes get other bytes than those that the client's etag is of.
+        headers = [pair for pair in headers if pair[0] != h.ETAG]
     is_small = (
         length is not None
         and length <= exchange.proxy.config.object_size_in_one_send
@@ -74,13 +80,52 @@ def put_object(exchange: Exchange, place: Place) -> Response:
     )
     if is_small:
         assert length is not None, "a small body has a length"
-        answers = _put_at_once(exchange, place, headers, length)
+        extras = write_extras(exchange, place, len(place.primaries))
+        size = length
+        answers = _put_at_once(exchange, place, headers, length, extras)
+        etag = None
     else:
-        outcome = _put_as_it_comes(exchange, place, headers, length, footers)
+        extras = write_extras(exchange, place, len(place.primaries))
+        outcome = _put_as_it_comes(exchange, place, headers, length, footers, extras)
         if isinstance(outcome, Response):
             return outcome
-        answers = outcome
-    return _outcome(exchange, place, answers)
+        answers, size, etag = outcome
+    response = _outcome(exchange, place, answers, etag)
+    if response.status == 201 and footers is None:
+        _tell_for_the_dead(exchange, place, answers, extras, size)
+    return response
+
+
+def _tell_for_the_dead(
+    exchange: Exchange,
+    place: Place,
+    answers: Sequence[Answer],
+    extras: Sequence[PairList],
+    size: int,
+) -> None:
+    """Tell the container databases that no object server has told of the PUT. Yields.
+
+    An object server that died in the middle, or was not asked because it failed lately,
+    has told its share of the databases nothing; their listings would lack the object
+    until replication has passed.
+    """
+    lost = [
+        extra
+        for extra, answer in zip(extras, answers, strict=True)
+        if not answer.is_success
+    ]
+    if not lost or place.policy.redundancy.two_phase:
+        return
+    headers = exchange.headers
+    etag = next(a.headers[h.ETAG] for a in answers if a.is_success).strip('"')
+    facts = put_facts(
+        size=size,
+        content_type=headers[h.CONTENT_TYPE],
+        timestamp=exchange.timestamp,
+        etag=etag,
+        overrides=(headers,),
+    )
+    tell_databases(exchange, place.name, place.policy.index, lost, facts)
 
 
 def _bad_headers(exchange: Exchange) -> Response | None:
@@ -139,7 +184,11 @@ def _candidates(exchange: Exchange, place: Place) -> Candidates:
 
 
 def _put_at_once(
-    exchange: Exchange, place: Place, headers: PairList, length: int
+    exchange: Exchange,
+    place: Place,
+    headers: PairList,
+    length: int,
+    extras: Sequence[PairList],
 ) -> list[Answer]:
     body = exchange.environ[env.WSGI_INPUT].read(length) if length else b""
     if len(body) < length:
@@ -149,7 +198,7 @@ def _put_at_once(
     replicas = len(place.primaries)
     return proxy.backends.write(
         Ask("PUT", place.partition, place.path, headers, body),
-        write_extras(exchange, place, replicas),
+        extras,
         _candidates(exchange, place),
         Tally(replicas, place.policy.redundancy.write_quorum(replicas)),
         timeout_s=proxy.config.node_timeout_s,
@@ -157,8 +206,13 @@ def _put_at_once(
     )
 
 
-def _outcome(exchange: Exchange, place: Place, answers: Sequence[Answer]) -> Response:
-    """The client's answer, from what the nodes said of a body that they got whole."""
+def _outcome(
+    exchange: Exchange, place: Place, answers: Sequence[Answer], etag: str | None
+) -> Response:
+    """The client's answer, from what the nodes said of a body that they got whole.
+
+    etag: of the object, None when the nodes' own are that.
+    """
     early = _early_outcome(exchange, answers)
     if early is not None:
         return early
@@ -167,7 +221,9 @@ def _outcome(exchange: Exchange, place: Place, answers: Sequence[Answer]) -> Res
         for answer in answers
         if answer.is_success
     }
-    if len(etags) > 1:
+    if etag is not None:
+        etags = {etag}
+    elif len(etags) > 1:
         exchange.proxy.log.error(
             "PUT %s: nodes disagree about the etag: %s", place.path, sorted(etags),
             txn=exchange.trans_id,
@@ -208,7 +264,11 @@ def _put_as_it_comes(
     headers: PairList,
     length: int | None,
     footers: FooterCallback | None,
-) -> list[Answer] | Response:
+    extras: Sequence[PairList],
+) -> tuple[list[Answer], int, str | None] | Response:
+    """The answers of all archives' nodes, the size of the body and its etag, if that is
+    known here; or a refusal.
+    """
     proxy = exchange.proxy
     replicas = len(place.primaries)
     redundancy = place.policy.redundancy
@@ -217,34 +277,41 @@ def _put_as_it_comes(
     connected = connect_all(
         proxy.backends,
         Ask("PUT", place.partition, place.path, headers),
-        write_extras(exchange, place, replicas),
+        extras,
         _candidates(exchange, place),
         Framing(
-            length,
+            None if length is None else redundancy.archive_size(length),
             boundary=f"{proxy.rng.getrandbits(256):064x}" if has_documents else None,
             has_footers=has_documents,
             two_phase=redundancy.two_phase,
         ),
         proxy.config.node_timeout_s,
+        redundancy.archive_index,
     )
+    encoder = redundancy.encoder(replicas)
     try:
         early = _early_outcome(exchange, connected.answers)
         if early is not None:
             return early
         if len(connected.uploads) < quorum:
             return settled(best(connected.answers, quorum), method="PUT")
-        if not _pass_on(exchange, place, connected, length, quorum):
+        size = _pass_on(exchange, encoder, connected, length, quorum)
+        if size is None:
             proxy.log.error(
                 "PUT %s: too few nodes are left", place.path, txn=exchange.trans_id
             )
             return Response(503)
+        etag = encoder.etag
+        expected = exchange.headers.get(h.ETAG)
+        if etag is not None and expected and expected.lower() != etag:
+            return Response(422)
         added = None
         if footers is not None:
             added = Headers()
             footers(added)
         for upload in connected.uploads:
-            upload.finish(added)
-        return _collect(exchange, connected, replicas, quorum)
+            upload.finish(encoder.footers(upload.index, added))
+        return _collect(exchange, connected, replicas, quorum), size, etag
     finally:
         for upload in connected.uploads:
             if upload.is_alive and not upload.is_finished:
@@ -253,20 +320,20 @@ def _put_as_it_comes(
 
 def _pass_on(
     exchange: Exchange,
-    place: Place,
+    encoder: Encoder,
     connected: Connected,
     length: int | None,
     quorum: int,
-) -> bool:
-    """Send the client's bytes to all nodes; False when too few are left. Yields.
+) -> int | None:
+    """Send the client's bytes to all nodes; how many there were. Yields.
 
-    Raises ClientDisconnect, ClientTimeout, BodyTooLarge.
+    None when too few nodes are left. Raises ClientDisconnect, ClientTimeout,
+    BodyTooLarge.
     """
     source: Any = exchange.environ[env.WSGI_INPUT]
     read = getattr(source, "read_some", source.read)
     size_max = exchange.proxy.cluster.limits.max_file_size
     step = exchange.proxy.config.client_chunk_size
-    encoder = place.policy.redundancy.encoder(len(place.primaries))
     uploads = connected.uploads
     total = 0
     while length is None or total < length:
@@ -277,10 +344,10 @@ def _pass_on(
         if total > size_max:
             raise BodyTooLarge(f"more than {size_max} bytes")
         if _spread(uploads, encoder.feed(chunk)) < quorum:
-            return False
+            return None
     if length is not None and total < length:
         raise ClientDisconnect(f"{total} of {length} bytes came")
-    return _spread(uploads, encoder.finish()) >= quorum
+    return total if _spread(uploads, encoder.finish()) >= quorum else None
 
 
 def _spread(uploads: Sequence[Upload], pieces: Sequence[bytes]) -> int:
@@ -298,14 +365,16 @@ def _collect(
 ) -> list[Answer]:
     """What the nodes say of the whole body; commits in between if they need it. Yields.
 
-    One answer for each archive. Nodes that are slower than the quorum by more than
+    One answer for each archive, in their order; nodes that refused it before the body
+    stand where no upload does. Nodes that are slower than the quorum by more than
     post_quorum_timeout count as silent.
     """
     config = exchange.proxy.config
     tally = Tally(replicas, quorum)
-    answers = list(connected.answers)
-    for answer in answers:
+    refusals = iter(connected.answers)
+    for answer in connected.answers:
         tally.feed(answer.status)
+    answers: dict[int, Answer] = {}
     ready: list[Upload] = []
     missing = {upload.index for upload in connected.uploads}
     until: float | None = None
@@ -321,7 +390,7 @@ def _collect(
                 waiting.commit()
             continue
         missing.discard(upload.index)
-        answers.append(answer)
+        answers[upload.index] = answer
         if tally.feed(answer.status) is Verdict.MET and until is None:
             until = green.monotonic() + config.post_quorum_timeout_s
         if len(ready) < quorum and missing == {waiting.index for waiting in ready}:
@@ -329,5 +398,15 @@ def _collect(
             for waiting in ready:
                 waiting.abort()
             break
-    answers += [Answer(NO_ANSWER)] * (replicas - len(answers))
-    return answers
+    if len(ready) >= quorum:
+        for upload in connected.uploads:
+            # One that is ready after this has the commit waiting for it.
+            if upload.index in missing and upload not in ready:
+                upload.commit()
+    uploaded = {upload.index for upload in connected.uploads}
+    return [
+        answers.get(index, Answer(NO_ANSWER))
+        if index in uploaded
+        else next(refusals, Answer(NO_ANSWER))
+        for index in range(replicas)
+    ]

@@ -10,20 +10,24 @@ the change even if some requests fail. Contract: backend-http 4 and 5.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from swift.core import headers as h
+from swift.core.errors import PeerError
 from swift.core.expiry import QUEUE_ACCOUNT, delete_at_of, queue_container
-from swift.core.names import ContainerName, ObjectName
+from swift.core.headers import Headers
+from swift.core.names import ContainerName, ObjectName, quote
 from swift.core.quorum import quorum_size
 from swift.core.ring.devices import Node
 from swift.core.shards import Namespace
+from swift.runtime import green
 from swift.services.proxy.databases import digest_of, read_database
 from swift.services.proxy.exchange import Exchange, PairList, quoted
 from swift.services.proxy.listing import read_namespaces
 from swift.wire import environ as env
+from swift.wire.backends import DRAIN_MAX
 from swift.wire.infocache import ContainerInfo
 
 CLEANERS = 2
@@ -201,3 +205,71 @@ def _add_queue_headers(
 
 def _hosts(nodes: Sequence[Node]) -> str:
     return ",".join(f"{node.ip}:{node.port}" for node in nodes)
+
+
+# --- Telling directly -----------------------------------------------------------------
+
+
+def tell_databases(
+    exchange: Exchange,
+    name: ObjectName,
+    policy_index: int,
+    extras: Sequence[PairList],
+    facts: Headers,
+) -> None:
+    """Tell container databases of a PUT or DELETE in object servers' place. Yields.
+
+    extras: the headers that those were to get, which name the databases. facts: of the
+    row. A database that does not take the row hears of it by replication; that the
+    write is acknowledged does not depend on it.
+    """
+    headers = [pair for pair in exchange.backend_headers() if pair[0] not in facts]
+    headers.append((h.X_BACKEND_STORAGE_POLICY_INDEX, str(policy_index)))
+    headers += facts.items()
+    threads = [
+        green.spawn(_tell, exchange, address, path, headers)
+        for extra in extras
+        for address, path in _told(name, dict(extra))
+    ]
+    for thread in threads:
+        thread.wait()
+
+
+def _told(
+    name: ObjectName, extra: dict[str, str]
+) -> Iterator[tuple[tuple[str, int], str]]:
+    """(address, request path) of each container database in an object request."""
+    hosts = extra.get(h.X_CONTAINER_HOST)
+    if not hosts:
+        return
+    container = extra.get(
+        h.X_BACKEND_QUOTED_CONTAINER_PATH, name.container_name.quoted[1:]
+    )
+    devices = extra[h.X_CONTAINER_DEVICE].split(",")
+    for host, device in zip(hosts.split(","), devices, strict=True):
+        ip, _, port = host.rpartition(":")
+        partition = extra[h.X_CONTAINER_PARTITION]
+        path = f"/{quoted(device)}/{partition}/{container}/{quote(name.obj)}"
+        yield (ip, int(port)), path
+
+
+def _tell(
+    exchange: Exchange, address: tuple[str, int], path: str, headers: PairList
+) -> None:
+    proxy = exchange.proxy
+    try:
+        response = proxy.backends.pool.request(
+            *address,
+            exchange.method,
+            path,
+            headers,
+            connect_timeout_s=proxy.config.conn_timeout_s,
+            response_timeout_s=proxy.config.post_quorum_timeout_s,
+        )
+        response.drain(DRAIN_MAX)
+    except PeerError as error:
+        proxy.log.warning(
+            "%s %s: the container hears of it by replication only: %s",
+            exchange.method, path, error,
+            txn=exchange.trans_id,
+        )  # fmt: skip

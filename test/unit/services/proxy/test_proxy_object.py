@@ -244,6 +244,55 @@ def test_a_node_that_dies_in_the_middle_of_a_put_does_not_matter(setup):
     assert setup.ask("GET", OBJECT).body == BIG
 
 
+@pytest.mark.parametrize("body", [b"small", BIG], ids=["small", "big"])
+def test_databases_that_a_dead_object_server_was_to_tell_hear_from_the_proxy(body):
+    # Three nodes only: no handoff takes the place of the one that does not answer.
+    setup = Setup(make_cluster(devices=3))
+    setup.container()
+    silent = primaries(setup)[2]
+    setup.nodes.faults[silent] = lambda seen: (
+        Response(503) if seen.kind == "object" else None
+    )
+    setup.nodes.requests.clear()
+
+    assert put(setup, body, **{"X-Object-Meta-A": "b"}).status == 201
+
+    (lost,) = [seen for seen in setup.nodes.of("object", "PUT") if seen.ip == silent][
+        :1
+    ]
+    (told,) = setup.nodes.of("container", "PUT")
+    assert told.ip == lost.headers[h.X_CONTAINER_HOST].partition(":")[0]
+    assert told.path == "/a/c/o"
+    assert told.headers[h.X_SIZE] == str(len(body))
+    assert told.headers[h.X_ETAG] == md5(body).hexdigest()
+    assert told.headers[h.X_CONTENT_TYPE] == "x/y"
+    assert told.headers[h.X_TIMESTAMP] == lost.headers[h.X_TIMESTAMP]
+    assert told.headers[h.X_BACKEND_STORAGE_POLICY_INDEX] == "0"
+    assert "X-Object-Meta-A" not in told.headers
+
+
+def test_databases_hear_of_a_delete_that_an_object_server_did_not_take():
+    setup = Setup(make_cluster(devices=3))
+    setup.container()
+    put(setup, b"small")
+    silent = primaries(setup)[0]
+    setup.nodes.faults[silent] = lambda seen: (
+        Response(503) if seen.kind == "object" else None
+    )
+    setup.nodes.requests.clear()
+
+    assert setup.ask("DELETE", OBJECT).status == 204
+
+    (told,) = setup.nodes.of("container", "DELETE")
+    assert told.path == "/a/c/o"
+
+
+def test_nobody_is_told_twice_when_all_object_servers_answer(setup):
+    setup.nodes.requests.clear()
+    put(setup, b"small")
+    assert setup.nodes.of("container", "PUT") == []
+
+
 def test_footers_follow_the_body_in_a_document_of_their_own(setup):
     def footers(headers: Headers) -> None:
         headers["X-Object-Meta-Foot"] = "er"
