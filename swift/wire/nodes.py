@@ -292,7 +292,8 @@ class Candidates:
     """
 
     __slots__ = (
-        "_count", "_first", "_handoffs", "_limiter", "_now", "_on_handoff", "_used",
+        "_count", "_first", "_handoffs", "_limited", "_limiter", "_now",
+        "_on_handoff", "_used",
     )  # fmt: skip
 
     def __init__(
@@ -312,6 +313,7 @@ class Candidates:
         self._now = now
         self._on_handoff = on_handoff
         self._used = 0
+        self._limited: list[Node] = []
 
     def __iter__(self) -> Candidates:
         return self
@@ -324,6 +326,7 @@ class Candidates:
             if limiter.is_idle or not limiter.is_limited(node, self._now()):
                 self._count -= 1
                 return node
+            self._limited.append(node)
         for node in self._handoffs:
             if limiter.is_idle or not limiter.is_limited(node, self._now()):
                 self._count -= 1
@@ -333,6 +336,15 @@ class Candidates:
                 return node
         self._count = 0
         raise StopIteration
+
+    def last_resort(self) -> list[Node]:
+        """The first nodes that were passed over for their errors; once.
+
+        One that failed a minute ago may be well again. It is asked only when the others
+        leave the matter open, so that a dead one costs nothing as long as they do not.
+        """
+        limited, self._limited = self._limited, []
+        return limited
 
 
 def read_candidates(

@@ -165,3 +165,19 @@ def test_candidates_skip_limited_nodes_and_stop_at_their_count():
     assert numbers(candidates) == [1, 3, 4, 5]
     assert used == [1, 2]
     assert next(candidates, None) is None
+
+
+def test_limited_first_nodes_are_the_last_resort_once():
+    limiter = ErrorLimiter(60, 0)
+    limiter.limit_now(node(2), 0)
+    limiter.limit_now(node(4), 0)
+    candidates = Candidates(
+        [node(1), node(2)],
+        iter([node(4, handoff=True), node(5, handoff=True)]),
+        count=4,
+        limiter=limiter,
+        now=lambda: 1.0,
+    )
+    assert numbers(candidates) == [1, 5]
+    assert numbers(candidates.last_resort()) == [2]
+    assert candidates.last_resort() == []
