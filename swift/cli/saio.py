@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from swift.cli import servers
+from swift.cli import saio_daemons, servers
+from swift.cli.daemons import PROGRAMS
 from swift.core.errors import SwiftError
 from swift.core.ring.builder import RingBuilder
 from swift.core.ring.codec import write_ring
@@ -37,6 +38,38 @@ STOP_LIMIT_S = 5.0
 RESTART_PAUSE_S = 1.0
 TICK_S = 0.1
 STATE_FILE = "saio.json"
+
+DAEMONS = {
+    "account": ("account-auditor", "account-replicator", "account-reaper"),
+    "container": (
+        "container-auditor",
+        "container-replicator",
+        "container-updater",
+        "container-sync",
+        "container-sharder",
+    ),
+    "object": (
+        "object-auditor",
+        "object-replicator",
+        "object-reconstructor",
+        "object-updater",
+        "object-expirer",
+    ),
+}
+LONG_INTERVAL_S = 60
+INTERVALS_S = {
+    "account-replicator": 5,
+    "container-replicator": 5,
+    "container-updater": 5,
+    "object-replicator": 15,
+    "object-reconstructor": 15,
+    "object-updater": 2,
+    "object-expirer": 10,
+}
+EXTRA_OPTIONS = {
+    "object-replicator": ("sync_method = ssync",),
+    "object-expirer": ("dequeue_from_legacy = true",),
+}
 
 Main = Callable[[Sequence[str] | None], int]
 
@@ -109,7 +142,7 @@ class State:
 
 @dataclass
 class Server:
-    """One process of the cluster."""
+    """One process of the cluster; port 0: one that nobody connects to."""
 
     kind: str
     node: int
@@ -226,6 +259,7 @@ def create(
     layout.root.chmod(0o700)
     for node in range(1, NODES + 1):
         (layout.devices(node) / f"d{node}").mkdir(parents=True, exist_ok=True)
+        (layout.cache / str(node)).mkdir(exist_ok=True)
     if not (layout.etc / "swift.conf").exists():
         _write(layout.etc / "swift.conf", _swift_conf())
     for kind in KINDS:
@@ -312,7 +346,6 @@ swift_dir = {layout.etc}
 devices = {layout.devices(node)}
 mount_check = false
 recon_cache_path = {layout.cache / str(node)}
-log_name = {kind}-{node}
 log_level = WARNING
 
 [pipeline:main]
@@ -320,13 +353,37 @@ pipeline = healthcheck recon {kind}-server
 
 [app:{kind}-server]
 use = egg:swift#{kind}
+log_name = {kind}-{node}
 
 [filter:healthcheck]
 use = egg:swift#healthcheck
 
 [filter:recon]
 use = egg:swift#recon
-"""
+{_daemon_sections(layout, kind, node)}"""
+
+
+def _daemon_sections(layout: Layout, kind: str, node: int) -> str:
+    """A section for each daemon of that kind.
+
+    Passes are short and often, so that what a failure has left behind is mended within
+    seconds. The zone of a device is the number of its node: that makes rsync's module a
+    folder of this machine, and no rsync daemon is needed.
+    """
+    sections = []
+    for name in DAEMONS[kind]:
+        if name not in PROGRAMS:
+            continue
+        lines = [
+            f"[{name}]",
+            f"log_name = {name}-{node}",
+            f"interval = {INTERVALS_S.get(name, LONG_INTERVAL_S)}",
+        ]
+        if name.endswith("-replicator"):
+            lines.append(f"rsync_module = {layout.root / 'srv'}/{{zone}}")
+        lines += EXTRA_OPTIONS.get(name, ())
+        sections.append("\n".join(lines))
+    return "".join(f"\n{section}\n" for section in sections)
 
 
 def _proxy_conf(layout: Layout, state: State) -> str:
@@ -344,7 +401,7 @@ log_name = proxy
 [pipeline:main]
 pipeline = catch_errors gatekeeper healthcheck proxy-logging cache etag-quoter \
 listing_formats bulk tempurl formpost ratelimit tempauth staticweb copy \
-container-quotas account-quotas proxy-logging proxy-server
+container-quotas account-quotas slo dlo symlink proxy-logging proxy-server
 
 [app:proxy-server]
 use = egg:swift#proxy
@@ -400,6 +457,15 @@ use = egg:swift#staticweb
 
 [filter:copy]
 use = egg:swift#copy
+
+[filter:slo]
+use = egg:swift#slo
+
+[filter:dlo]
+use = egg:swift#dlo
+
+[filter:symlink]
+use = egg:swift#symlink
 """
 
 
@@ -411,7 +477,13 @@ def all_servers(layout: Layout, state: State) -> list[Server]:
             conf = layout.etc / f"{kind}-server" / f"{node}.conf"
             found.append(_server(layout, kind, node, port, conf))
     conf = layout.etc / "proxy-server.conf"
-    return [*found, _server(layout, "proxy", 0, state.port, conf)]
+    found.append(_server(layout, "proxy", 0, state.port, conf))
+    if PROGRAMS:
+        found += [
+            _server(layout, "daemons", node, 0, layout.etc)
+            for node in range(1, NODES + 1)
+        ]
+    return found
 
 
 def _server(layout: Layout, kind: str, node: int, port: int, conf: Path) -> Server:
@@ -424,7 +496,7 @@ def run(layout: Layout, state: State, *, fresh: bool, restart: bool) -> int:
     """Start every server, say how to use them, follow the logs until a signal."""
     cluster = all_servers(layout, state)
     for server in cluster:
-        if not process.port_is_free(state.ip, server.port):
+        if server.port and not process.port_is_free(state.ip, server.port):
             raise SaioError(
                 f"port {server.port} of {state.ip} is taken; is the cluster running "
                 "already? Another port for the API: --port N"
@@ -466,8 +538,12 @@ def _fork(server: Server) -> None:
         os.dup2(null, 0)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        sys.argv = [f"swift-{server.kind}-server", str(server.conf), "-v"]
-        code = _MAINS[server.kind](sys.argv[1:])
+        if server.kind == "daemons":
+            confs = [server.conf / f"{kind}-server" for kind in KINDS]
+            code = saio_daemons.run_node([c / f"{server.node}.conf" for c in confs])
+        else:
+            sys.argv = [f"swift-{server.kind}-server", str(server.conf), "-v"]
+            code = _MAINS[server.kind](sys.argv[1:])
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
     finally:
@@ -480,7 +556,7 @@ def _fork(server: Server) -> None:
 def _all_ready(ip: str, cluster: list[Server]) -> bool:
     """Wait until each server accepts connections; False when one died or is late."""
     waited = 0.0
-    waiting = list(cluster)
+    waiting = [server for server in cluster if server.port]
     while waiting and waited < START_LIMIT_S:
         waiting = [one for one in waiting if process.port_is_free(ip, one.port)]
         if any(_has_died(server) for server in waiting):
