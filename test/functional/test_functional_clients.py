@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from test.support.client import Client
 from test.support.cluster import Cluster, wait_until
 
 
@@ -108,6 +109,26 @@ class Killer:
             self._cluster.restart(self._victim)
 
 
+def settled(cluster, account, container):
+    """Wait until every replica of the container lists every object.
+
+    A replica that was away, or whose object server died before it could tell it of a
+    row, hears of it from the daemons.
+    """
+    if cluster is None:
+        return
+    client = Client.authenticated(*account)
+    path = f"{client.base}/{container}?format=json"
+
+    def all_agree():
+        answers = [client.get(path) for _ in range(12)]
+        return {answer.status for answer in answers} == {200} and (
+            len({answer.body for answer in answers}) == 1
+        )
+
+    wait_until(all_agree, 60, f"one listing of {container} from all replicas")
+
+
 def test_swift_client(cluster, account, files, tmp_path):
     auth, user, key = account
     swift = [Path(sys.executable).with_name("swift"), "-A", auth, "-U", user, "-K", key]
@@ -115,6 +136,7 @@ def test_swift_client(cluster, account, files, tmp_path):
         run([*swift, "upload", "swift-client", "."], cwd=files)
         run([*swift, "download", "swift-client", "-D", tmp_path / "live"])
     same(files, tmp_path / "live")
+    settled(cluster, account, "swift-client")
     listed = run([*swift, "list", "swift-client"]).splitlines()
     assert len([name for name in listed if name.endswith(".bin")]) == 60
     assert "Account" in run([*swift, "stat"])
@@ -138,7 +160,9 @@ def test_rclone(cluster, account, files, tmp_path):
     }
     with Killer(cluster, "object-2"):
         run(["rclone", "copy", files, "s:rclone"], env)
+        settled(cluster, account, "rclone")
         run(["rclone", "check", files, "s:rclone", "--download"], env)
+    settled(cluster, account, "rclone")
     run(["rclone", "copy", "s:rclone", tmp_path / "back"], env)
     same(files, tmp_path / "back")
     run(["rclone", "purge", "s:rclone"], env)
@@ -156,7 +180,9 @@ def test_restic(cluster, account, files, tmp_path):
     run([*restic, "init"], env)
     with Killer(cluster, "container-3"):
         run([*restic, "backup", "."], env, cwd=files)
+        settled(cluster, account, "restic")
         run([*restic, "check", "--read-data"], env)
+    settled(cluster, account, "restic")
     run([*restic, "restore", "latest", "--target", tmp_path / "back"], env)
     same(files, tmp_path / "back")
     run([*restic, "forget", "latest", "--prune"], env)
