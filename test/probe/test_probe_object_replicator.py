@@ -236,7 +236,7 @@ def test_metadata_posted_in_an_outage_reaches_the_node(cluster, client):
             for place in places
         )
 
-    heal(cluster, is_healed)
+    heal(cluster, is_healed, concurrency=4, replicator_workers=2)
 
 
 @pytest.mark.parametrize("method", ["ssync", "rsync"])
@@ -282,6 +282,7 @@ def test_an_unreachable_rsync_module_is_counted_and_not_fatal(cluster, client):
     container = container_named(client, "nomodule")
     put_all(client, container, ["o"])
     place = Place(cluster, client, container, "o")
+    heal(cluster, place.is_home)
     node, other = sorted(place.primaries)[:2]
     shutil.rmtree(cluster.device(other) / "objects" / str(place.partition))
     said = replicate(
