@@ -58,9 +58,11 @@ class Decoder(Protocol):
     """Gives the object back from archives that are more than its bytes, by segments.
 
     segment_size: bytes of the object in each; the last may be shorter. fragment_size:
-    bytes of an archive that are of one such segment.
+    bytes of an archive that are of one such segment. scheme: what archives of this code
+    say they are of.
     """
 
+    scheme: str
     segment_size: int
     fragment_size: int
 
@@ -70,6 +72,10 @@ class Decoder(Protocol):
 
     def suffices(self, indexes: Sequence[int]) -> bool:
         """True when the fragments of these indexes give a segment back."""
+        ...
+
+    def archive_size(self, size: int) -> int:
+        """Bytes of each archive of an object of `size` bytes."""
         ...
 
     def segment_range(self, first: int, last: int, size: int) -> ByteRange:

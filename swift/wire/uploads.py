@@ -11,8 +11,10 @@ so. An upload that is not finished breaks its connection; the node keeps nothing
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
 from swift.core import headers as h
 from swift.core import mime
@@ -263,22 +265,28 @@ def connect_all(
     candidates: Candidates,
     framing: Framing,
     timeout_s: float,
+    archive_index: Callable[[int], int | None] = lambda position: None,
 ) -> Connected:
     """Find a node for each archive. Yields.
 
     extras: headers of each archive's request. A node that fails, or answers 5xx, is
-    replaced by the next candidate as long as there is one.
+    replaced by the next candidate as long as there is one. archive_index: which
+    positions get the same archive; a primary gets that of its own position, and others
+    fill the gaps, those first of which fewest copies are placed.
     """
     results: green.Queue[tuple[Upload, Answer]] = green.Queue()
     found: green.Queue[Upload | Answer] = green.Queue()
     ask = Ask(ask.method, ask.partition, ask.path, [*ask.headers, *framing.headers()])
 
+    first = _placed(candidates, len(extras), archive_index)
+
     is_left = False
 
     def connect(index: int) -> None:
         outcome: Upload | Answer = Answer(NO_ANSWER)
+        own = first[index]
         try:
-            for node in candidates:
+            for node in chain([] if own is None else [own], candidates):
                 began = _begin(backends, node, ask, extras[index], framing, timeout_s)
                 if isinstance(began, Answer):
                     outcome = began
@@ -317,6 +325,31 @@ def connect_all(
         raise
     uploads.sort(key=lambda upload: upload.index)
     return Connected(uploads, answers, results)
+
+
+def _placed(
+    candidates: Iterator[Node],
+    positions: int,
+    archive_index: Callable[[int], int | None],
+) -> list[Node | None]:
+    """The node that is tried first for each position; None when there are too few."""
+    placed: list[Node | None] = [None] * positions
+    others = []
+    for node in islice(candidates, positions):
+        at = node.index
+        if at is not None and at < positions and placed[at] is None:
+            placed[at] = node
+        else:
+            others.append(node)
+    copies = Counter(
+        archive_index(at) for at, node in enumerate(placed) if node is not None
+    )
+    for node in others:
+        gaps = [at for at, taken in enumerate(placed) if taken is None]
+        at = min(gaps, key=lambda position: copies[archive_index(position)])
+        placed[at] = node
+        copies[archive_index(at)] += 1
+    return placed
 
 
 def _begin(
