@@ -74,6 +74,7 @@ from swift.runtime import green
 from swift.runtime.cluster import Cluster
 from swift.runtime.logs import Logger
 from swift.runtime.metrics import Metrics
+from swift.runtime.sync_realms import SyncRealms, realm_fault
 from swift.services import shard_ranges
 from swift.services.db_replicate import DatabaseReplicate
 from swift.services.node import Handler, NodeCall, NodeServer, policy_index_of
@@ -143,6 +144,7 @@ class ContainerServer(NodeServer):
         self._replicate = DatabaseReplicate(room, "containers", ContainerBroker)
         self._sender = sender
         self._sync_hosts = config.allowed_sync_hosts
+        self._realms = SyncRealms(cluster.swift_dir)
         versions = (X_VERSIONS_LOCATION,) if config.allow_versions else ()
         self._stored_names = _STORED_NAMES.union(versions)
         super().__init__(config, cluster=cluster, log=log, metrics=metrics)
@@ -580,16 +582,11 @@ class ContainerServer(NodeServer):
         return all(answer.status == 404 for answer in answers)
 
     def _sync_fault(self, target: str | None) -> str | None:
-        """What is wrong with an X-Container-Sync-To, None when nothing is.
-
-        Realms (`//realm/cluster/account/container`) need container-sync-realms.conf,
-        which container sync will bring.
-        """
+        """What is wrong with an X-Container-Sync-To, None when nothing is."""
         if not target:
             return None
         if target.startswith("//"):
-            realm = target[2:].partition("/")[0].upper()
-            return f"No realm key for {realm!r}"
+            return realm_fault(self._realms, target)
         parts = urlsplit(target)
         if parts.scheme not in ("http", "https"):
             return (
