@@ -400,8 +400,8 @@ log_name = proxy
 
 [pipeline:main]
 pipeline = catch_errors gatekeeper healthcheck proxy-logging cache etag-quoter \
-listing_formats bulk tempurl formpost ratelimit tempauth staticweb copy \
-container-quotas account-quotas slo dlo symlink proxy-logging proxy-server
+listing_formats container_sync bulk tempurl formpost ratelimit tempauth staticweb \
+copy container-quotas account-quotas slo dlo symlink proxy-logging proxy-server
 
 [app:proxy-server]
 use = egg:swift#proxy
@@ -454,6 +454,9 @@ use = egg:swift#account_quotas
 
 [filter:staticweb]
 use = egg:swift#staticweb
+
+[filter:container_sync]
+use = egg:swift#container_sync
 
 [filter:copy]
 use = egg:swift#copy
