@@ -20,6 +20,7 @@ from swift.core.errors import ConfigError, SwiftError
 from swift.core.settings import bind, csv, integer, unknown_options
 from swift.daemons.account_reaper import AccountReaper
 from swift.daemons.account_replicator import AccountReplicator
+from swift.daemons.container_reconciler import ContainerReconciler
 from swift.daemons.container_replicator import ContainerReplicator
 from swift.daemons.container_updater import ContainerUpdater
 from swift.daemons.db_auditor import AccountAuditor, ContainerAuditor
@@ -241,6 +242,7 @@ PROGRAMS = {
     "account-reaper": Program(AccountReaper),
     "account-replicator": Program(AccountReplicator, (DEVICES, PARTITIONS)),
     "container-auditor": Program(ContainerAuditor),
+    "container-reconciler": Program(ContainerReconciler),
     "container-replicator": Program(ContainerReplicator, (DEVICES, PARTITIONS)),
     "container-updater": Program(ContainerUpdater),
     "object-auditor": Program(ObjectAuditor, (DEVICES, ZERO_BYTE_FPS)),
@@ -269,6 +271,11 @@ def account_replicator(argv: Sequence[str] | None = None) -> int:
 def container_auditor(argv: Sequence[str] | None = None) -> int:
     """swift-container-auditor."""
     return daemon_main(PROGRAMS["container-auditor"], argv)
+
+
+def container_reconciler(argv: Sequence[str] | None = None) -> int:
+    """swift-container-reconciler."""
+    return daemon_main(PROGRAMS["container-reconciler"], argv)
 
 
 def container_replicator(argv: Sequence[str] | None = None) -> int:

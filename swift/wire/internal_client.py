@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -26,7 +26,7 @@ from swift.runtime import green
 from swift.runtime.cluster import Cluster
 from swift.runtime.config import ConfFile, read_conf
 from swift.runtime.logs import Logger
-from swift.wire.environ import blank
+from swift.wire.environ import WSGI_INPUT, blank
 from swift.wire.filter import Process
 from swift.wire.pipeline import build_pipeline
 from swift.wire.request import Response, WsgiApp, call
@@ -92,28 +92,34 @@ class InternalClient:
         headers: Mapping[str, str] | None = None,
         *,
         query: str = "",
-        body: bytes | None = None,
+        body: bytes | Iterable[bytes] | None = None,
         accept: Collection[int] = (2,),
     ) -> Response:
         """The answer to a call, its body unread; the caller reads or closes it. Yields.
 
-        accept: statuses, or their first digits, that the caller can live with; any
-        other is tried again when it is an error of servers (5xx), and then raised as
-        UnexpectedAnswer.
+        body: chunks are sent once, with the Content-Length that `headers` give; they
+        stay the caller's to close. accept: statuses, or their first digits, that the
+        caller can live with; any other is tried again when it is an error of servers
+        (5xx), and then raised as UnexpectedAnswer.
         """
         path = f"{_VERSION}{name.quoted}"
         target = f"{path}?{query}" if query else path
         sent = self._headers.copy()
         sent.update(headers or {})
         pause_s = PAUSE_S
-        for attempt in range(1, self._tries + 1):
-            environ = blank(target, method=method, headers=sent, body=body)
+        chunks = None if body is None or isinstance(body, bytes) else body
+        whole = body if isinstance(body, bytes) else None
+        tries = self._tries if chunks is None else 1
+        for attempt in range(1, tries + 1):
+            environ = blank(target, method=method, headers=sent, body=whole)
+            if chunks is not None:
+                environ[WSGI_INPUT] = _ChunkReader(chunks)
             response = call(self._app, environ)
             status = response.status
             if status in accept or status // 100 in accept:
                 return response
             response.drain()
-            if status // 100 != 5 or attempt == self._tries:
+            if status // 100 != 5 or attempt == tries:
                 break
             green.sleep(pause_s)
             pause_s *= 2
@@ -126,7 +132,7 @@ class InternalClient:
         headers: Mapping[str, str] | None = None,
         *,
         query: str = "",
-        body: bytes | None = None,
+        body: bytes | Iterable[bytes] | None = None,
         accept: Collection[int] = (2,),
     ) -> Response:
         """As `ask`, with the body read. Yields. Raises UnexpectedAnswer."""
@@ -162,6 +168,13 @@ class InternalClient:
     def _rows(
         self, name: AccountName | ContainerName, query: Mapping[str, str]
     ) -> Iterator[dict[str, Any]]:
+        for page in self.pages(name, **query):
+            yield from page
+
+    def pages(
+        self, name: AccountName | ContainerName, **query: str
+    ) -> Iterator[list[dict[str, Any]]]:
+        """The pages of a listing, as long as they have rows."""
         marker = query.get("marker", "")
         while True:
             text = urlencode(
@@ -170,9 +183,9 @@ class InternalClient:
             )
             answer = self.settle("GET", name, query=text, accept=(2, 404))
             rows = _rows_of(answer, name)
-            yield from rows
             if not rows:
                 return
+            yield rows
             last = str(rows[-1].get("name", rows[-1].get("subdir", "")))
             if last == marker:
                 return  # a listing that does not move on
@@ -192,6 +205,33 @@ class InternalClient:
     ) -> Response:
         """Delete an object."""
         return self.settle("DELETE", name, headers, accept=accept)
+
+
+class _ChunkReader:
+    """A request body of chunks."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+        self._buffer = b""
+
+    def read(self, size: int = -1) -> bytes:
+        """`size` bytes, less only at the end; all the rest when negative."""
+        pieces = []
+        while size and (piece := self.read_some(size)):
+            pieces.append(piece)
+            size -= len(piece) if size > 0 else 0
+        return b"".join(pieces)
+
+    def read_some(self, size: int = -1) -> bytes:
+        """What there is at once, at most `size` bytes; empty at the end."""
+        while not self._buffer:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return b""
+            self._buffer = chunk
+        end = size if size >= 0 else len(self._buffer)
+        piece, self._buffer = self._buffer[:end], self._buffer[end:]
+        return piece
 
 
 def _rows_of(answer: Response, name: Name) -> list[dict[str, Any]]:
