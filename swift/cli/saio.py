@@ -31,6 +31,13 @@ from swift.runtime import green, process
 NODES = 4
 REPLICAS = 3
 PART_POWER = 10
+POLICIES = ("replica", "replica+ec", "ec+replica")
+"""What storage policies there may be; the first named is the default."""
+
+EC_INDEX = 1
+EC_NAME = "ec-4-2"
+EC_DATA = 4
+EC_PARITY = 2
 KINDS = ("account", "container", "object")
 FIRST_STORAGE_PORT = 6210
 START_LIMIT_S = 20.0
@@ -125,7 +132,8 @@ class Layout:
 class State:
     """The choices that a restart must keep.
 
-    ports: kind → port of each node, in the order of the nodes.
+    ports: kind → port of each node, in the order of the nodes. policies: one of
+    POLICIES.
     """
 
     ip: str
@@ -133,6 +141,12 @@ class State:
     ports: dict[str, list[int]]
     user: str
     key: str
+    policies: str = POLICIES[0]
+
+    @property
+    def has_erasure_coding(self) -> bool:
+        """True when there is a second policy, and a second device on each node."""
+        return "ec" in self.policies
 
     @property
     def endpoint(self) -> str:
@@ -172,6 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 ip=arguments.ip,
                 port=arguments.port,
                 storage_port=arguments.storage_port,
+                policies=arguments.policies,
             )
             if fresh
             else load(layout, arguments)
@@ -208,6 +223,13 @@ def _parser() -> argparse.ArgumentParser:
         help="first port of the storage servers of a new cluster (default 6210)",
     )
     parser.add_argument(
+        "--policies",
+        choices=POLICIES,
+        default=POLICIES[0],
+        help="storage policies of a new cluster, its default first: three replicas, "
+        f"and {EC_NAME}, erasure coding over eight devices (default {POLICIES[0]})",
+    )
+    parser.add_argument(
         "--create-only", action="store_true", help="make the files, start nothing"
     )
     parser.add_argument(
@@ -236,7 +258,12 @@ def check_folder(layout: Layout) -> None:
 
 
 def create(
-    layout: Layout, *, ip: str | None, port: int | None, storage_port: int
+    layout: Layout,
+    *,
+    ip: str | None,
+    port: int | None,
+    storage_port: int,
+    policies: str = POLICIES[0],
 ) -> State:
     """Make every file of a new cluster, the state file last: a rerun repairs."""
     address = ip or "127.0.0.1"
@@ -253,17 +280,22 @@ def create(
         },
         user="test:tester",
         key=secrets.token_hex(12),
+        policies=policies,
     )
     for folder in (layout.etc, layout.logs, layout.run, layout.cache):
         folder.mkdir(parents=True, exist_ok=True)
     layout.root.chmod(0o700)
     for node in range(1, NODES + 1):
-        (layout.devices(node) / f"d{node}").mkdir(parents=True, exist_ok=True)
+        for device in _devices(node, state):
+            (layout.devices(node) / device).mkdir(parents=True, exist_ok=True)
         (layout.cache / str(node)).mkdir(exist_ok=True)
     if not (layout.etc / "swift.conf").exists():
-        _write(layout.etc / "swift.conf", _swift_conf())
+        _write(layout.etc / "swift.conf", _swift_conf(state))
+    if state.has_erasure_coding:
+        builder = _builder(EC_DATA + EC_PARITY, "object", state, all_devices=True)
+        _write_ring(layout.etc, f"object-{EC_INDEX}", builder)
     for kind in KINDS:
-        _write_ring(layout.etc, kind, state)
+        _write_ring(layout.etc, kind, _builder(REPLICAS, kind, state))
         for node in range(1, NODES + 1):
             folder = layout.etc / f"{kind}-server"
             folder.mkdir(exist_ok=True)
@@ -310,18 +342,42 @@ def _write(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _write_ring(etc: Path, kind: str, state: State) -> None:
-    builder = RingBuilder(PART_POWER, REPLICAS, 1)
+def _devices(node: int, state: State) -> list[str]:
+    """The devices of a node: the first of each hold all kinds, the second fragments."""
+    second = [f"d{node + NODES}"] if state.has_erasure_coding else []
+    return [f"d{node}", *second]
+
+
+def _builder(
+    replicas: int, kind: str, state: State, *, all_devices: bool = False
+) -> RingBuilder:
+    builder = RingBuilder(PART_POWER, replicas, 1)
     for node, port in enumerate(state.ports[kind], 1):
-        builder.add_device(
-            region=1, zone=node, ip=state.ip, port=port, name=f"d{node}", weight=100.0
-        )
+        devices = _devices(node, state)
+        for name in devices if all_devices else devices[:1]:
+            builder.add_device(
+                region=1, zone=node, ip=state.ip, port=port, name=name, weight=100.0
+            )
     builder.rebalance(now=green.now(), rng=random.Random(secrets.randbits(64)))  # noqa: S311
-    (etc / f"{kind}.builder").write_bytes(builder.dump())
-    (etc / f"{kind}.ring.gz").write_bytes(write_ring(builder.ring()))
+    return builder
 
 
-def _swift_conf() -> str:
+def _write_ring(etc: Path, stem: str, builder: RingBuilder) -> None:
+    (etc / f"{stem}.builder").write_bytes(builder.dump())
+    (etc / f"{stem}.ring.gz").write_bytes(write_ring(builder.ring()))
+
+
+def _swift_conf(state: State) -> str:
+    defaults = {True: "default = yes\n", False: ""}
+    ec_first = state.policies.startswith("ec")
+    erasure_coding = f"""
+[storage-policy:{EC_INDEX}]
+name = {EC_NAME}
+policy_type = erasure_coding
+ec_type = isa_l_rs_cauchy
+ec_num_data_fragments = {EC_DATA}
+ec_num_parity_fragments = {EC_PARITY}
+{defaults[ec_first]}"""
     return f"""\
 # Made by swift-saio. Never change the two values while there is data: they decide
 # where every name is stored.
@@ -331,8 +387,7 @@ swift_hash_path_suffix = {secrets.token_hex(16)}
 
 [storage-policy:0]
 name = replica
-default = yes
-"""
+{defaults[not ec_first]}{erasure_coding if state.has_erasure_coding else ""}"""
 
 
 def _storage_conf(layout: Layout, state: State, kind: str, node: int) -> str:

@@ -204,10 +204,22 @@ class NodeOrder:
         self.timings = timings
         self._read_affinity = read_affinity
 
-    def sort(self, nodes: Sequence[Node], rng: Random, now: float) -> list[Node]:
-        """The nodes, best first; equal ones at random."""
+    def sort(
+        self,
+        nodes: Sequence[Node],
+        rng: Random,
+        now: float,
+        comes_later: Callable[[Node], bool] | None = None,
+    ) -> list[Node]:
+        """The nodes, best first; equal ones at random.
+
+        comes_later: of nodes that are equal by the method, those for which it is true
+        are not the first choice.
+        """
         ordered = list(nodes)
         _shuffle(ordered, rng)
+        if comes_later is not None:
+            ordered.sort(key=comes_later)
         if self.method == "shuffle":
             return ordered
         if self.method == "timing":
@@ -357,11 +369,15 @@ def read_candidates(
     rng: Random,
     now: Callable[[], float],
     on_handoff: Callable[[int], object] | None = None,
+    comes_later: Callable[[Node], bool] | None = None,
 ) -> Candidates:
-    """The nodes to ask for a read: sorted primaries, then handoffs."""
+    """The nodes to ask for a read: sorted primaries, then handoffs.
+
+    comes_later: see NodeOrder.sort.
+    """
     primaries = ring.primaries(partition)
     return Candidates(
-        order.sort(primaries, rng, now()),
+        order.sort(primaries, rng, now(), comes_later),
         ring.handoffs(partition),
         count=count.of(len(primaries)),
         limiter=limiter,

@@ -73,9 +73,14 @@ class Proxy:
         return self.options.of_policy(policy.index)
 
     def read_candidates(
-        self, ring: Ring, partition: int, resource: str, order: NodeOrder | None = None
+        self,
+        ring: Ring,
+        partition: int,
+        resource: str,
+        order: NodeOrder | None = None,
+        comes_later: Callable[[Node], bool] | None = None,
     ) -> Candidates:
-        """The nodes to ask for a read."""
+        """The nodes to ask for a read; comes_later: see NodeOrder.sort."""
         return read_candidates(
             ring,
             partition,
@@ -87,6 +92,7 @@ class Proxy:
             on_handoff=self.handoff_counter(
                 resource, len(ring.primaries(partition)), log=False
             ),
+            comes_later=comes_later,
         )
 
     def write_candidates(

@@ -71,6 +71,7 @@ class SegmentReader:
         self._decoder = decoder
         self._described = described
         self._sources: dict[int, _Source] = {}
+        self._lost = 0
         self._seen: list[Node] = []
         self._timeout_s = exchange.proxy.config.read_timeout_s
 
@@ -181,6 +182,7 @@ class SegmentReader:
         """Give a source up. Raises `error` when what it gave may have been wrong."""
         source = self._sources.pop(index)
         source.response.close()
+        self._lost += 1
         self._failed(source.node, error)
         if source.gave and self._is_withdrawn(index, source.node):
             # The node found its archive corrupt at the last chunk and put it into
@@ -241,7 +243,8 @@ class SegmentReader:
             answer.source.response.close()
             return
         assert found is not None, "it is the same"
-        if self.position:
+        if self._lost:
+            self._lost -= 1
             self._exchange.proxy.log.info(
                 "GET %s goes on at segment %s with fragment %s from %s",
                 self._ask.path, self.position, found.index, node.name,

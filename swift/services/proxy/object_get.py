@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 from swift.core import headers as h
@@ -29,7 +30,7 @@ from swift.core.mime import (
 )
 from swift.core.quorum import Answer
 from swift.core.ranges import ByteRange, resolve
-from swift.core.redundancy import Collector, Decoder
+from swift.core.redundancy import Collector, Decoder, Redundancy
 from swift.core.ring.devices import Node
 from swift.runtime import green
 from swift.services.proxy.exchange import Exchange, PairList
@@ -115,9 +116,20 @@ def read_object(exchange: Exchange, place: Place) -> Response:
 
 def _candidates(exchange: Exchange, place: Place) -> Candidates:
     proxy = exchange.proxy
+    redundancy = place.policy.redundancy
     return proxy.read_candidates(
-        place.ring, place.partition, "object", proxy.orders.get(place.policy.index)
+        place.ring,
+        place.partition,
+        "object",
+        proxy.orders.get(place.policy.index),
+        None if redundancy.is_whole else partial(_has_parity, redundancy),
     )
+
+
+def _has_parity(redundancy: Redundancy, node: Node) -> bool:
+    """True for a node whose archive needs arithmetic to be of use."""
+    index = None if node.index is None else redundancy.archive_index(node.index)
+    return index is not None and index >= redundancy.needed
 
 
 def _once_more(exchange: Exchange, place: Place) -> Iterator[Node]:
