@@ -16,6 +16,7 @@ import random
 from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from swift.core import sync
@@ -23,6 +24,7 @@ from swift.core.errors import (
     DeviceUnavailable,
     FormatError,
     LockTimeout,
+    ObjectMissing,
     PeerError,
     SwiftError,
 )
@@ -68,6 +70,9 @@ from swift.storage.object.manager import DiskFileManager
 from swift.storage.object.partitions import ObjectNames
 from swift.wire.client import ConnectionPool, Connector
 from swift.wire.direct import DirectClient
+
+REVERTS_WAIT_S = 60.0
+"""Time between looks whether the handoffs in flight are done."""
 
 ANSWER_MAX = 16 * 1024 * 1024
 """Bytes of the answer to a REPLICATE; 4096 suffixes need less by far."""
@@ -365,7 +370,8 @@ class ObjectReplicator(Daemon[Job]):
 
     def _await_reverts(self) -> None:
         while self._reverts_open:
-            self._revert_done.wait(self.config.rsync_timeout_s)
+            with suppress(TimeoutError):
+                self._revert_done.wait(REVERTS_WAIT_S)
             self._revert_done.clear()
 
     def _is_stale(self, policy: StoragePolicy, ring: Ring) -> bool:
@@ -453,7 +459,12 @@ class ObjectReplicator(Daemon[Job]):
             else:
                 gone = self._revert(job, stats)
         except (DeviceUnavailable, LockTimeout) as error:
-            self.log.error("%s: not replicated: %s", job, error)
+            self._say_once(
+                (job.device.id, f"own {type(error).__name__}"),
+                "%s: not replicated: %s",
+                job,
+                error,
+            )
             for node in job.targets:
                 stats.fail(node)
         except Exception:
@@ -474,12 +485,22 @@ class ObjectReplicator(Daemon[Job]):
         kind = type(error).__name__
         if isinstance(error, BadStatus):
             kind += str(error.status)
-        line = "%s: with device %s of %s:%s: %s"
-        words = (job, node.name, node.replication_ip, node.replication_port, error)
-        if (node.id, kind) in self._said:
+        self._say_once(
+            (node.id, kind),
+            "%s: with device %s of %s:%s: %s",
+            job,
+            node.name,
+            node.replication_ip,
+            node.replication_port,
+            error,
+        )
+
+    def _say_once(self, what: tuple[int, str], line: str, *words: object) -> None:
+        """Log an error that has not been logged in this pass."""
+        if what in self._said:
             self.log.debug(line, *words)
         else:
-            self._said.add((node.id, kind))
+            self._said.add(what)
             self.log.error(line, *words)
 
     # --- update -----------------------------------------------------------------------
@@ -676,6 +697,8 @@ class ObjectReplicator(Daemon[Job]):
                     gone = self._give_back(job, suffixes, stats)
                 else:
                     gone = partitions.drop(device, partition, {})
+        except ObjectMissing:
+            return True  # another pass, of a daemon that was started twice, was quicker
         except LockTimeout:
             self.log.info("%s: is locked, and left for the next pass", job)
             self.metrics.increment("partition.lock-failure.count")

@@ -23,6 +23,7 @@ from swift.core.errors import (
     ClientTimeout,
     InvalidInput,
     LockTimeout,
+    NotFound,
     SwiftError,
     Unavailable,
 )
@@ -217,7 +218,7 @@ class _Conversation:
             yield self._break_off(400, error.reason)
         except LockTimeout as error:
             yield self._break_off(0, str(error))
-        except Unavailable as error:
+        except (Unavailable, NotFound) as error:
             yield self._break_off(507, str(error))
         except ClientTimeout:
             yield self._break_off(408, "the sender is silent")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
-from swift.core.errors import DeviceUnavailable, LockTimeout
+from swift.core.errors import DeviceUnavailable, LockTimeout, ObjectMissing
 from swift.core.hashing import SUFFIX_LENGTH, is_path_hash, is_suffix
 from swift.core.names import is_safe_segment
 from swift.core.objectfiles import FileSet
@@ -147,7 +147,7 @@ class Partitions:
         """Hold the replication lock of a partition.
 
         make: make the partition's directory when it is missing. Raises LockTimeout,
-        DeviceUnavailable.
+        DeviceUnavailable, ObjectMissing for a partition that is not there.
         """
         path = self.path(device, partition)
         if make:
@@ -193,6 +193,8 @@ class Partitions:
                 except LockTimeout:
                     pass
                 except OSError as error:
+                    if error.errno in GONE:
+                        raise ObjectMissing(f"{path}: is gone") from error
                     raise as_domain_error(error, device) from error
             if green.monotonic() >= deadline:
                 raise LockTimeout(paths[0], timeout_s)
