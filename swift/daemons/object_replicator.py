@@ -286,6 +286,7 @@ class ObjectReplicator(Daemon[Job]):
         self._reverts_left = 0
         self._revert_done: green.Event[None] = green.Event()
         self._handled_at_progress = 0
+        self._progress_at = self._began
 
     @property
     def concurrency(self) -> int:
@@ -776,9 +777,11 @@ class ObjectReplicator(Daemon[Job]):
     def progress(self, tally: Tally) -> None:
         """Say how far the pass is, as operators know it."""
         elapsed_s = max(1e-6, green.monotonic() - self._began)
+        moment = green.monotonic()
         if self._handled == self._handled_at_progress:
-            self.log.info("nothing replicated for %.0f seconds", self.progress_s)
-        self._handled_at_progress = self._handled
+            quiet_s = moment - self._progress_at
+            self.log.info("nothing replicated for %.0f seconds", quiet_s)
+        self._handled_at_progress, self._progress_at = self._handled, moment
         rate = self._handled / elapsed_s
         if self._handled:
             left_s = max(0, self._total - self._handled) / rate
