@@ -49,6 +49,7 @@ FILTER_ORDER = (
     "xprofile", "recon", "backend_ratelimit",
 )  # fmt: skip
 BACKEND_FILTERS = ("healthcheck", "recon", "backend_ratelimit")
+PRIVATE_FILTERS = ("catch_errors", "proxy_logging", "memcache", "symlink")
 SPELLINGS = {"log_level": "INFO", "log_facility": "LOG_LOCAL0"}
 SECTION_NAMES = {"proxy_logging": "proxy-logging", "memcache": "cache"}
 PORTS = {"account": 6202, "container": 6201, "object": 6200, "proxy": 8080}
@@ -76,6 +77,8 @@ def shown_default(spec: OptionSpec, value: Any) -> str:
             return "auto" if spec.parse("auto") is None else ""
         except ValueError:
             return ""
+    if isinstance(value, tuple | list) and not any(value):
+        return ""
     if isinstance(value, tuple | list):
         # Some lists are written with commas, some with blanks: as the option reads it.
         for separator in (", ", " "):
@@ -230,8 +233,33 @@ def storage(kind: str, config: type[Any]) -> Iterator[str]:
     )
     yield from filter_sections(BACKEND_FILTERS)
     for name, program in sorted(daemons.PROGRAMS.items()):
-        if name.startswith(f"{kind}-"):
+        if name.startswith(f"{kind}-") and name != "container-reconciler":
             yield from section(name, [program.daemon.Config], seen=shown)
+
+
+def private(daemon: str = "") -> Iterator[str]:
+    """The file of a private pipeline, and of the daemon that has it for itself."""
+    users = f"swift-{daemon}" if daemon else "the pipeline that daemons call"
+    yield from head(f"Configuration of {users}.", "Nobody is authorised in it.")
+    shown = names_of(LogConfig) | names_of(StatsdConfig)
+    configs = [LogConfig, StatsdConfig]
+    if daemon:
+        configs.append(DaemonConfig)
+        shown |= names_of(DaemonConfig) - {"interval", "daemonize"}
+    yield from section("DEFAULT", configs, seen=["interval", "daemonize"])
+    if daemon:
+        config = daemons.PROGRAMS[daemon].daemon.Config
+        yield from section(daemon, [config], seen=shown)
+    known = filters()
+    entries = [name for name in PRIVATE_FILTERS if name in known]
+    names = [SECTION_NAMES.get(name, name) for name in entries]
+    pipeline = f"pipeline = {' '.join([*names, 'proxy-server'])}"
+    yield from section("pipeline:main", [], fixed=[pipeline])
+    app = ["use = egg:swift#proxy", "account_autocreate = true"]
+    app.append("allow_account_management = true")
+    yield from section("app:proxy-server", [], fixed=app)
+    for entry, name in zip(entries, names, strict=True):
+        yield from section(f"filter:{name}", [], fixed=[f"use = egg:swift#{entry}"])
 
 
 def swift_conf() -> Iterator[str]:
@@ -268,6 +296,9 @@ def samples() -> dict[str, str]:
         "account-server.conf-sample": storage("account", AccountConfig),
         "container-server.conf-sample": storage("container", ContainerConfig),
         "object-server.conf-sample": storage("object", ObjectConfig),
+        "internal-client.conf-sample": private(),
+        "object-expirer.conf-sample": private("object-expirer"),
+        "container-reconciler.conf-sample": private("container-reconciler"),
     }
     return {name: "\n".join(lines) + "\n" for name, lines in parts.items()}
 

@@ -35,6 +35,7 @@ from swift.core.settings import (
 from swift.core.timestamp import Timestamp
 from swift.daemons.audit_watchers import Watchers
 from swift.runtime import green
+from swift.runtime.config import optional
 from swift.runtime.daemon import (
     Daemon,
     DaemonConfig,
@@ -109,7 +110,9 @@ class AuditorConfig(DaemonConfig):
         65536, parse=positive_int, doc="Bytes read from disk at a time."
     )
     reclaim_age: int | None = option(
-        None, parse=natural, doc="Age of tombstones to be removed; the replicator's."
+        None,
+        parse=optional(natural),
+        doc="Age of tombstones that go; by default that of [object-replicator].",
     )
     watchers: tuple[str, ...] = option(
         (), parse=csv, doc="Plug-ins that see each object, by commas."
