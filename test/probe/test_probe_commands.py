@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator
 
 import pytest
 
-from swift.cli import dispersion
-from test.support.cluster import Cluster
+from swift.cli import dispersion, relink, ring_builder
+from test.support.client import Client
+from test.support.cluster import Cluster, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +93,106 @@ def test_copies_are_spread_found_and_missed(cluster, dispersion_conf, capsys):
         dispersion.populate([dispersion_conf, "--no-overlap", "--container-only"]) == 0
     )
     assert lines_of(capsys)[-1] == "Total container coverage is now 1.95%."
+
+
+# --- Part power -----------------------------------------------------------------------
+
+
+def relink_all(cluster: Cluster, step: str) -> list[int]:
+    """Run the relinker on every node; the exit codes."""
+    return [
+        relink.main(
+            [
+                step,
+                "--swift-dir", f"{cluster.folder}/etc",
+                "--devices", f"{cluster.folder}/srv/{node}",
+                "--skip-mount-check", "--workers", "0",
+                "--logfile", f"{cluster.folder}/log/relinker.log",
+            ]
+        )
+        for node in range(1, 5)
+    ]  # fmt: skip
+
+
+def change_ring(cluster: Cluster, command: str) -> None:
+    """Change the object ring, and have the proxy see it."""
+    builder = str(cluster.folder / "etc" / "object.builder")
+    assert ring_builder.main([builder, command]) == 0
+    assert ring_builder.main([builder, "write_ring"]) == 0
+    # Faster than to wait until it has looked at the file again by itself.
+    cluster.kill("proxy")
+    cluster.restart("proxy")
+
+
+def power_client(cluster: Cluster) -> Client:
+    """A client whose paths are below the container of the test."""
+    found = Client.authenticated(
+        f"{cluster.endpoint}/auth/v1.0", cluster.user, cluster.key
+    )
+    found.base += "/power"
+    assert found.put(found.base).status in (201, 202)
+    return found
+
+
+class Load(threading.Thread):
+    """Writes, overwrites and deletes objects until told to stop."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__()
+        self._client = client
+        self._stopping = threading.Event()
+        self.bodies: dict[str, bytes | None] = {}
+
+    def run(self) -> None:
+        count = 0
+        while not self._stopping.is_set():
+            count += 1
+            name = f"load-{count % 40}"
+            path = f"{self._client.base}/{name}"
+            if count % 5 == 0:
+                if self._client.delete(path).status in (204, 404):
+                    self.bodies[name] = None
+                continue
+            body = f"{name} {count}".encode()
+            if self._client.put(path, body).status == 201:
+                self.bodies[name] = body
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.join(30)
+
+
+def test_the_part_power_grows_while_the_cluster_serves(cluster):
+    client = power_client(cluster)
+    for number in range(30):
+        assert client.put(f"{client.base}/old-{number}", b"old").status == 201
+
+    change_ring(cluster, "prepare_increase_partition_power")
+    load = Load(power_client(cluster))
+    load.start()
+    assert relink_all(cluster, "relink") == [0] * 4
+    wait_until(lambda: len(load.bodies) > 10, 20, "some writes")
+    load.stop()
+    expected = dict(load.bodies)
+
+    change_ring(cluster, "increase_partition_power")
+    load = Load(power_client(cluster))
+    load.start()
+    assert relink_all(cluster, "cleanup") == [0] * 4
+    wait_until(lambda: len(load.bodies) > 10, 20, "some writes")
+    load.stop()
+    expected.update(load.bodies)
+    change_ring(cluster, "finish_increase_partition_power")
+
+    client = power_client(cluster)
+    for number in range(30):
+        assert client.get(f"{client.base}/old-{number}").body == b"old"
+    for name, body in expected.items():
+        answer = client.get(f"{client.base}/{name}")
+        assert (answer.body if body else answer.status) == (body or 404), name
+    # One name a file: nothing is left at the old places.
+    files = [path for path in cluster.object_files() if path.suffix == ".data"]
+    assert {path.stat().st_nlink for path in files} == {1}
+    for path in files:
+        path_hash, partition = path.parent.name, path.parts[-4]
+        assert int(path_hash[:8], 16) >> (32 - 11) == int(partition)

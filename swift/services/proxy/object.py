@@ -123,6 +123,10 @@ def base_headers(
 def write_headers(exchange: Exchange, place: Place) -> PairList:
     """What a PUT, POST or DELETE tells the object servers, whatever the node."""
     headers = base_headers(exchange, place)
+    if place.ring.next_part_power is not None:
+        # While partitions are split, a server keeps what it writes in both places.
+        power = str(place.ring.next_part_power)
+        headers.append((h.X_BACKEND_NEXT_PART_POWER, power))
     headers += [pair for pair in exchange.headers.items() if pair[0] not in _NOT_PASSED]
     return headers
 

@@ -76,6 +76,20 @@ def test_a_body_without_length_is_passed_on_in_chunks(setup):
     assert setup.ask("GET", OBJECT).body == BIG
 
 
+def test_writes_tell_the_next_part_power_while_the_ring_has_one(setup):
+    ring = setup.cluster.rings["object"].get()
+    put(setup, b"before")
+    ring.next_part_power = 5
+    setup.ask("POST", OBJECT, headers={"Content-Type": "x/y"})
+    setup.ask("GET", OBJECT)
+    setup.ask("DELETE", OBJECT)
+    told = {
+        (seen.method, seen.headers.get(h.X_BACKEND_NEXT_PART_POWER))
+        for seen in setup.nodes.of("object")
+    }
+    assert told == {("PUT", None), ("POST", "5"), ("GET", None), ("DELETE", "5")}
+
+
 def test_connections_are_kept_from_one_request_to_the_next(setup):
     put(setup, b"one")
     put(setup, BIG)
