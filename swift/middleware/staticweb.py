@@ -234,7 +234,12 @@ class Visit:
                 return self._redirect()
             page.drain()
         found.drain()
-        if not site.has_listings or not self._has_children(folder):
+        if not site.has_listings:
+            return self._failed(Response(404))
+        children = self._rows(folder, limit=1)
+        if isinstance(children, Response):
+            return self._failed(children)
+        if not children:
             return self._failed(Response(404))
         return self._listing(folder) if obj.endswith("/") else self._redirect()
 
@@ -247,10 +252,6 @@ class Visit:
             and size <= DIRECTORY_BYTES_MAX
             and found.content_type.partition(";")[0].strip() == self.site.directory_type
         )
-
-    def _has_children(self, folder: str) -> bool:
-        rows = self._rows(folder, limit=1)
-        return isinstance(rows, list) and bool(rows)
 
     # --- Pieces -----------------------------------------------------------------------
 
