@@ -22,6 +22,11 @@ from swift.storage.fs import as_domain_error, replace_file
 from swift.storage.object.context import DiskContext
 
 
+_TRIES = 5
+"""The updater removes directories that it finds empty, also between our making one and
+our rename into it."""
+
+
 class PendingUpdates:
     """The updates that wait on the devices of this node, for one policy."""
 
@@ -76,13 +81,15 @@ class PendingUpdates:
         directory = f"{pending_dir}/{path_hash[-SUFFIX_LENGTH:]}"
         fs = context.fs
         try:
-            try:
-                replace_file(fs, f"{directory}/{file_name}", data, temporary_dir)
-            except FileNotFoundError:
-                for path in (temporary_dir, pending_dir, directory):
-                    with suppress(FileExistsError):
-                        fs.make_directory(path)
-                replace_file(fs, f"{directory}/{file_name}", data, temporary_dir)
+            for _ in range(_TRIES - 1):
+                try:
+                    replace_file(fs, f"{directory}/{file_name}", data, temporary_dir)
+                    return
+                except FileNotFoundError:
+                    for path in (temporary_dir, pending_dir, directory):
+                        with suppress(FileExistsError):
+                            fs.make_directory(path)
+            replace_file(fs, f"{directory}/{file_name}", data, temporary_dir)
         except OSError as error:
             raise as_domain_error(error, device) from error
 
