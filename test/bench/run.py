@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """make bench: CPU time per request, summed over all server processes, in ms and in H.
 
-The load comes from `wrk`. CPU time is read from /proc before and after each run, so
+The load comes from load.c. CPU time is read from /proc before and after each run, so
 what the load generator itself burns does not count. H is the CPU time per request of
 stock eventlet.wsgi answering 4 KiB from memory, measured in the same run; M is the CPU
 time of one MD5 over the same bytes. Nothing here judges: it prints.
@@ -59,51 +59,44 @@ def cpu_seconds(pids: list[int]) -> float:
     return total * TICK_S
 
 
-def wrk(
-    url: str, connections: int, seconds: float, script: str, folder: Path
-) -> dict[str, float]:
-    """Run wrk; returns requests, per_second, p50_ms, p99_ms, errors."""
-    lua = folder / "load.lua"
-    lua.write_text(script + SUMMARY)
-    done = subprocess.run(
-        [
-            "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "30s",
-            "-s", str(lua), url,
-        ],
-        capture_output=True, text=True, check=True, timeout=seconds + 60,
-    )  # fmt: skip
-    match = re.search(r"^BENCH (.*)$", done.stdout, re.MULTILINE)
-    assert match, done.stdout + done.stderr
-    found: dict[str, float] = json.loads(match[1])
-    return found
+def compiled(folder: Path) -> Path:
+    """The load generator, built with the C compiler at hand."""
+    program = folder / "load"
+    source = ROOT / "test" / "bench" / "load.c"
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        raise SystemExit("make bench needs a C compiler: apt-get install gcc libc6-dev")
+    subprocess.run([compiler, "-O2", "-o", str(program), str(source)], check=True)
+    return program
 
 
-SUMMARY = """
-function done(summary, latency, requests)
-  local e = summary.errors
-  io.write(string.format(
-    'BENCH {"requests":%d,"seconds":%f,"p50_ms":%f,"p99_ms":%f,"errors":%d}\\n',
-    summary.requests, summary.duration / 1e6, latency:percentile(50) / 1e3,
-    latency:percentile(99) / 1e3,
-    e.connect + e.read + e.write + e.status + e.timeout))
-end
-"""
+@dataclass(frozen=True)
+class Load:
+    """What the load generator asks for; `%d` in path walks over `count` names."""
 
+    method: str
+    path: str
+    token: str = "-"
+    count: int = 1
+    body_bytes: int = 0
 
-def lua(method: str, path: str, token: str, count: int, body: int = 0) -> str:
-    """A wrk script that walks over `count` names, `%d` in `path`."""
-    text = f"wrk.body = string.rep('x', {body})\n" if body else ""
-    return (
-        text
-        + f"""
-local n = 0
-local headers = {{["X-Auth-Token"] = "{token}"}}
-function request()
-  n = n + 1
-  return wrk.format("{method}", string.format("{path}", n % {count}), headers, wrk.body)
-end
-"""
-    )
+    def run(
+        self, program: Path, port: int, connections: int, seconds: float
+    ) -> dict[str, float]:
+        """Requests, seconds, p50_ms, p99_ms and errors of one run."""
+        command = [
+            program, "127.0.0.1", port, connections, seconds, self.method, self.path,
+            self.count, self.token, self.body_bytes,
+        ]  # fmt: skip
+        done = subprocess.run(
+            [str(part) for part in command],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=seconds + 60,
+        )
+        found: dict[str, float] = json.loads(done.stdout)
+        return found
 
 
 class Bench:
@@ -115,6 +108,7 @@ class Bench:
         self.rows: list[Row] = []
         self.h_ms = 0.0
         self.cluster = Cluster(folder / "saio")
+        self.program = compiled(folder)
 
     def yardstick(self) -> None:
         """Measure H."""
@@ -124,11 +118,10 @@ class Bench:
         )
         try:
             wait_until(lambda: _answers(port), 10, "yardstick server")
-            url = f"http://127.0.0.1:{port}/"
             found = []
             for _ in range(3):
                 before = cpu_seconds([server.pid])
-                got = wrk(url, 64, self.seconds, "", self.folder)
+                got = Load("GET", "/").run(self.program, port, 64, self.seconds)
                 used = cpu_seconds([server.pid]) - before
                 found.append(1e3 * used / got["requests"])
             self.h_ms = statistics.median(found)
@@ -136,17 +129,23 @@ class Bench:
             server.terminate()
             server.wait(10)
 
-    def measure(self, work: str, connections: int, path: str, script: str) -> Row:
-        """One run of wrk against the proxy."""
-        pids = list(self.cluster.pids().values())
+    def measure(self, work: str, connections: int, load: Load) -> Row:
+        """One run against the proxy; daemons' passes are not the request's."""
+        pids = self.server_pids()
         before = cpu_seconds(pids)
-        got = wrk(
-            self.cluster.endpoint + path, connections, self.seconds, script, self.folder
-        )
+        got = load.run(self.program, self.cluster.port, connections, self.seconds)
         # What a request leaves to be done after its answer belongs to it, too.
         time.sleep(0.3)
         used = cpu_seconds(pids) - before
         return self.row(work, connections, got, used)
+
+    def server_pids(self) -> list[int]:
+        """The proxy and the storage servers."""
+        return [
+            pid
+            for name, pid in self.cluster.pids().items()
+            if not name.startswith("daemons")
+        ]
 
     def row(
         self, work: str, connections: int, got: dict[str, float], used_s: float
@@ -172,18 +171,15 @@ class Bench:
         url, token = self.cluster.token()
         base = urlsplit(url).path + "/bench"
         call(url + "/bench", "PUT", token)
+        fill(url + "/bench", token, 512)
         for level in levels:
-            for method, size in (("PUT", SMALL), ("GET", 0), ("HEAD", 0)):
-                count = 512
-                if method == "GET" and level == levels[0]:
-                    fill(url + "/bench", token, count)
-                path = f"{base}/o%d"
-                script = lua(method, path, token, count, size)
-                self.measure(f"{method} 4 KiB", level, base, script)
-            script = lua("PUT", f"{base}/d{level}-%d", token, 1_000_000, SMALL)
-            made = self.measure("(new objects)", level, base, script)
-            script = lua("DELETE", f"{base}/d{level}-%d", token, made.requests)
-            self.measure("DELETE", level, base, script)
+            for method, size in (("GET", 0), ("HEAD", 0), ("PUT", SMALL)):
+                load = Load(method, f"{base}/o%d", token, 512, size)
+                self.measure(f"{method} 4 KiB", level, load)
+            new = Load("PUT", f"{base}/d{level}-%d", token, 1_000_000, SMALL)
+            made = self.measure("PUT, new names", level, new)
+            gone = Load("DELETE", f"{base}/d{level}-%d", token, made.requests)
+            self.measure("DELETE", level, gone)
 
     def listing(self) -> None:
         """10,000 names as JSON."""
@@ -191,8 +187,7 @@ class Bench:
         call(url + "/names", "PUT", token)
         fill(url + "/names", token, NAMES, body=b"")
         path = urlsplit(url).path + "/names?format=json"
-        script = lua("GET", path.replace("%", "%%"), token, 1)
-        self.measure("list 10,000", 8, path, script)
+        self.measure("list 10,000", 8, Load("GET", path, token))
 
     def large_objects(self) -> None:
         """GET and PUT of 100 MiB at two connections; the figure is also in M."""
@@ -206,7 +201,7 @@ class Bench:
         source = self.folder / "large"
         source.write_bytes(block)
         for work in ("PUT", "GET"):
-            pids = list(self.cluster.pids().values())
+            pids = self.server_pids()
             before, started = cpu_seconds(pids), time.monotonic()
             rounds = 4
             for _ in range(rounds // 2):
@@ -291,9 +286,6 @@ def main() -> int:
         "--only", choices=["small", "listing", "large"], action="append"
     )
     arguments = parser.parse_args()
-    if not shutil.which("wrk"):
-        print("make bench needs wrk: apt-get install wrk", file=sys.stderr)
-        return 1
     folder = Path(arguments.keep or tempfile.mkdtemp(prefix="swift-bench-"))
     folder.mkdir(parents=True, exist_ok=True)
     bench = Bench(folder, arguments.seconds)
