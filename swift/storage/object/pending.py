@@ -21,7 +21,6 @@ from swift.runtime import green
 from swift.storage.fs import as_domain_error, replace_file
 from swift.storage.object.context import DiskContext
 
-
 _TRIES = 5
 """The updater removes directories that it finds empty, also between our making one and
 our rename into it."""
