@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from swift.core.ring.devices import Device
@@ -139,7 +139,7 @@ class Outcome:
 
 def run_rsync(arguments: Sequence[str], limit_s: float) -> Outcome:
     """Run rsync to its end, or kill it after limit_s. Yields."""
-    return green.in_thread(run_rsync_blocking, arguments, limit_s)
+    return green.in_thread(_runner, arguments, limit_s)
 
 
 def run_rsync_blocking(arguments: Sequence[str], limit_s: float) -> Outcome:
@@ -162,3 +162,14 @@ def run_rsync_blocking(arguments: Sequence[str], limit_s: float) -> Outcome:
     else:
         code, output = done.returncode, done.stdout.decode("utf-8", "replace")
     return Outcome(argv, code, output, green.monotonic() - started)
+
+
+Runner = Callable[[Sequence[str], float], Outcome]
+
+_runner: Runner = run_rsync_blocking
+
+
+def install(runner: Runner | None) -> None:
+    """Let another than the real rsync copy, for simulations; None ends that."""
+    global _runner
+    _runner = runner or run_rsync_blocking

@@ -65,7 +65,13 @@ _INTEREST = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 
 
 class Clock(Protocol):
-    """Where time comes from; tests install their own."""
+    """Where time comes from; tests install their own.
+
+    patience_s: real time that descriptors get before `sleep` is called; 0 when all that
+    can make one ready runs in this thread.
+    """
+
+    patience_s: float
 
     def now(self) -> float:
         """Seconds since 1970."""
@@ -79,6 +85,8 @@ class Clock(Protocol):
 
 class JumpingClock:
     """A clock that stands still, and jumps ahead when all are asleep."""
+
+    patience_s = 0.002
 
     def __init__(self, now: float = 1_700_000_000.0) -> None:
         self._now = now
@@ -223,7 +231,7 @@ class _Hub(epolls.Hub):  # type: ignore[misc]
             if fake is None or not seconds:
                 events = self.poll.poll(seconds, _EVENTS_MAX)
             else:
-                events = self.poll.poll(0.002)
+                events = self.poll.poll(fake.patience_s)
                 if not events and not self.threads_busy:
                     fake.sleep(seconds)
         except InterruptedError:
@@ -1028,10 +1036,30 @@ def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     its end and the result is dropped.
     """
     try:
-        pool: _ThreadPool = _local.pool
+        pool: Threads = _local.pool
     except AttributeError:
         pool = _local.pool = _ThreadPool(_hub(), _pool_size)
     return pool.call(function, args, kwargs)  # type: ignore[no-any-return]
+
+
+class Threads(Protocol):
+    """Who runs the calls of `in_thread`; a simulation installs its own."""
+
+    def call(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """The function's result, or what it raised. Yields."""
+
+
+def install_threads(threads: Threads | None) -> None:
+    """Let somebody else run the calls of `in_thread`, for tests; None ends that."""
+    if threads is not None:
+        _local.pool = threads
+    elif hasattr(_local, "pool"):
+        del _local.pool
 
 
 def after_fork() -> None:
@@ -1041,7 +1069,7 @@ def after_fork() -> None:
     """
     pool = getattr(_local, "pool", None)
     hub = getattr(_local, "hub", None)
-    if pool is not None:
+    if isinstance(pool, _ThreadPool):
         # The parent's epoll is shared: unregistering would take its wake-up away.
         pool._watch._hub = None
         pool.abandon()

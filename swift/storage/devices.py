@@ -14,7 +14,7 @@ import stat
 
 from swift.core.errors import DeviceUnavailable
 from swift.core.names import is_safe_segment
-from swift.storage.fs import FAILING, FileSystem
+from swift.storage.fs import FAILING, FileSystem, the_disk
 
 
 class Devices:
@@ -25,7 +25,7 @@ class Devices:
     ) -> None:
         self.root = root
         self.mount_check = mount_check
-        self.fs = fs or FileSystem()
+        self.fs = fs or the_disk()
 
     def path(self, device: str) -> str:
         """The directory of a device that is there.

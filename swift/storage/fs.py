@@ -364,6 +364,20 @@ class FileSystem:
         return bytes(buffer) if got == size else None
 
 
+_installed: FileSystem | None = None
+
+
+def install(fs: FileSystem | None) -> None:
+    """Make a disk that of this process, for simulations; None ends that."""
+    global _installed
+    _installed = fs
+
+
+def the_disk() -> FileSystem:
+    """The disk of who is not given another."""
+    return _installed or FileSystem()
+
+
 class Handle:
     """A descriptor that a disk thread may be using when its owner lets go of it.
 

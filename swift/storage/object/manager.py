@@ -19,7 +19,7 @@ from swift.runtime import green
 from swift.runtime.logs import Logger
 from swift.runtime.metrics import Metrics
 from swift.storage.devices import Devices
-from swift.storage.fs import GONE, FileSystem, as_domain_error
+from swift.storage.fs import GONE, FileSystem, as_domain_error, the_disk
 from swift.storage.object import hashes
 from swift.storage.object.context import DiskConfig, DiskContext
 from swift.storage.object.diskfile import DiskFile, OpenObject
@@ -57,7 +57,7 @@ class DiskFileManager:
         *,
         fs: FileSystem | None = None,
     ) -> None:
-        fs = fs or FileSystem()
+        fs = fs or the_disk()
         devices = Devices(config.devices, config.mount_check, fs)
         self._context = DiskContext(fs, devices, config, policy, salt, log, metrics)
         self.config = config

@@ -22,7 +22,7 @@ from swift.core.pendings import Update, split_file_name
 from swift.core.policy import StoragePolicies, StoragePolicy
 from swift.core.timestamp import Timestamp
 from swift.runtime.logs import Logger
-from swift.storage.fs import GONE, FileSystem, replace_file
+from swift.storage.fs import GONE, FileSystem, replace_file, the_disk
 from swift.storage.object.cleanup import QUARANTINE_DIR
 
 PENDING_DIR = "async_pending"
@@ -66,7 +66,7 @@ class PendingTree:
         self._device_path = device_path
         self._policies = policies
         self._log = log
-        self._fs = fs or FileSystem()
+        self._fs = fs or the_disk()
         self.bad_names = 0
         """Files met so far whose name is not `<hash>-<time>`."""
 
