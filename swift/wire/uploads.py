@@ -205,9 +205,9 @@ class Upload:
             send(item)
         assert isinstance(item, _End), "the body is ended before the commit"
         self._send_end(item.footers)
-        if framing.two_phase:
-            self._await_commit()
-        response = connection.response(self._timeout_s)
+        response = self._await_commit() if framing.two_phase else None
+        if response is None:
+            response = connection.response(self._timeout_s)
         body = b""
         if response.content_length:
             body = response.read(ANSWER_MAX)
@@ -230,19 +230,22 @@ class Upload:
         if framing.is_chunked:
             self._connection.end_chunks()
 
-    def _await_commit(self) -> None:
-        """Report the node ready, and send it the commit. Raises PeerError."""
+    def _await_commit(self) -> ClientResponse | None:
+        """Report the node ready, and send it the commit; its answer if it refuses.
+
+        Raises PeerError.
+        """
         connection = self._connection
         assert self._framing.boundary is not None, "phases are documents"
         ready = connection.wait_continue(self._timeout_s)
         if ready.status != 100:
-            ready.close()
-            raise PeerError(connection.peer, f"{ready.status} instead of a second 100")
+            return ready
         self._results.put((self, Answer(100, ready.headers, source=self.node)))
         item = self._queue.get()
         assert isinstance(item, _Commit), "a commit follows the body"
         connection.send_chunk(mime.commit_document(self._framing.boundary))
         connection.end_chunks()
+        return None
 
 
 @dataclass(slots=True)

@@ -2,7 +2,8 @@
 """The cluster under test: one that a file names, or one that the tests start.
 
 SWIFT_TEST_CONFIG_FILE names an INI file whose [func_test] has auth_url, user and key.
-Without it swift-saio runs in a temporary folder for the length of the session.
+Without it swift-saio runs in a temporary folder for the length of the session, with the
+policies that SWIFT_TEST_POLICIES names (ec+replica: erasure coding is the default).
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ def cluster(tmp_path_factory):
     if os.environ.get("SWIFT_TEST_CONFIG_FILE"):
         yield None
         return
-    started = Cluster(tmp_path_factory.mktemp("saio"))
+    policies = os.environ.get("SWIFT_TEST_POLICIES", "replica")
+    started = Cluster(tmp_path_factory.mktemp("saio"), "--policies", policies)
     started.start()
     yield started
     started.stop()
