@@ -22,7 +22,7 @@ from typing import Any
 
 from swift.core import expiry
 from swift.core.errors import NotFound, ObjectChanged, ObjectQuarantined, SwiftError
-from swift.core.objectfiles import DATA, META, TOMBSTONE
+from swift.core.objectfiles import TOMBSTONE
 from swift.core.settings import (
     auto_or,
     bind,
@@ -391,18 +391,39 @@ class ScanRun:
             location.device, location.partition, location.path_hash
         )
         try:
+            opened = disk.open_blocking(green.now())
+        except NotFound:
+            self._tidy(location, disk)
+            raise
+        with opened:
+            if opened.files.unexpected:
+                self._remove_rsync_temporaries(disk, opened.files.unexpected)
+            self._check(disk, opened)
+            self._add_checksums(disk, opened)
+
+    def _tidy(self, location: Location, disk: DiskFile) -> None:
+        """See to a directory without an object that can be opened."""
+        try:
             names = self._fs.list(disk.directory)
         except OSError:
-            names = []  # opening tells what is wrong
+            return  # replication moves it aside when it hashes the suffix
         self._remove_rsync_temporaries(disk, names)
         if self._is_full and self._has_old_tombstone(location, names):
-            manager.invalidate(location.device, location.partition, disk.suffix)
-        with disk.open_blocking(green.now()) as opened:
-            self._check(disk, opened)
-            for name in names:
-                if name.endswith((DATA, META)):
-                    with suppress(FileNotFoundError):
-                        add_missing_checksum(self._fs, f"{disk.directory}/{name}")
+            self._managers[location.policy.index].invalidate(
+                location.device, location.partition, disk.suffix
+            )
+
+    def _add_checksums(self, disk: DiskFile, opened: OpenObject) -> None:
+        with opened.handle as fd:
+            add_missing_checksum(self._fs, fd)
+        for part in {opened.files.meta, opened.files.content_type} - {None}:
+            assert part is not None, "None has been taken out"
+            with suppress(FileNotFoundError):
+                fd = self._fs.open_read(f"{disk.directory}/{part.name}")
+                try:
+                    add_missing_checksum(self._fs, fd)
+                finally:
+                    self._fs.close(fd)
 
     def _check(self, disk: DiskFile, opened: OpenObject) -> None:
         """Raises ObjectQuarantined when the object is not what was stored."""

@@ -178,27 +178,23 @@ class _Checkpoint:
         self._written = moment
 
 
-def add_missing_checksum(fs: FileSystem, path: str) -> bool:
+def add_missing_checksum(fs: FileSystem, fd: int) -> bool:
     """Give a metadata record of an old writer the checksum it lacks; True if it did.
 
     Raises OSError.
     """
-    fd = fs.open_read(path)
-    try:
-        if fs.get_xattr(fd, XATTR_CHECKSUM) is not None:
-            return False
-        data = piece = fs.get_xattr(fd, XATTR) or b""
-        number = 1
-        while len(piece) == XATTR_SIZE_MAX:
-            piece = fs.get_xattr(fd, f"{XATTR}{number}") or b""
-            data += piece
-            number += 1
-        if not data:
-            return False
-        fs.set_xattr(fd, XATTR_CHECKSUM, records.checksum(data))
-        return True
-    finally:
-        fs.close(fd)
+    if fs.get_xattr(fd, XATTR_CHECKSUM) is not None:
+        return False
+    data = piece = fs.get_xattr(fd, XATTR) or b""
+    number = 1
+    while len(piece) == XATTR_SIZE_MAX:
+        piece = fs.get_xattr(fd, f"{XATTR}{number}") or b""
+        data += piece
+        number += 1
+    if not data:
+        return False
+    fs.set_xattr(fd, XATTR_CHECKSUM, records.checksum(data))
+    return True
 
 
 def rsync_temporaries(names: Sequence[str]) -> list[str]:

@@ -302,6 +302,11 @@ class OpenObject:
         record[NAME] = self.name
         return record
 
+    @property
+    def handle(self) -> Handle:
+        """The data file, for who looks at its attributes."""
+        return self._handle
+
     def __enter__(self) -> OpenObject:
         return self
 
