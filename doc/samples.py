@@ -21,10 +21,16 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from swift.cli import daemons  # noqa: E402
+from swift.cli.dispersion import DispersionConfig  # noqa: E402
+from swift.cli.drive_audit import (  # noqa: E402
+    DEFAULT_PATTERNS,
+    DriveAuditConfig,
+)
 from swift.cli.servers import ThreadConfig  # noqa: E402
 from swift.core.names import Limits  # noqa: E402
 from swift.core.policy import PolicyOptions  # noqa: E402
 from swift.core.settings import OptionSpec, Reserve, options_of  # noqa: E402
+from swift.daemons.relinker import RelinkerConfig  # noqa: E402
 from swift.runtime.config import ServerConfig  # noqa: E402
 from swift.runtime.daemon import DaemonConfig  # noqa: E402
 from swift.runtime.logs import LogConfig  # noqa: E402
@@ -235,6 +241,24 @@ def storage(kind: str, config: type[Any]) -> Iterator[str]:
     for name, program in sorted(daemons.PROGRAMS.items()):
         if name.startswith(f"{kind}-") and name != "container-reconciler":
             yield from section(name, [program.daemon.Config], seen=shown)
+    if kind == "object":
+        yield from section("object-relinker", [RelinkerConfig], seen=shown)
+
+
+def dispersion() -> Iterator[str]:
+    """dispersion.conf"""
+    yield from head("Configuration of swift-dispersion-populate and -report.")
+    yield from section("dispersion", [DispersionConfig])
+
+
+def drive_audit() -> Iterator[str]:
+    """drive-audit.conf"""
+    yield from head("Configuration of swift-drive-audit, which cron runs as root.")
+    patterns = [
+        f"# regex_pattern_{number} = {text}"
+        for number, text in enumerate(DEFAULT_PATTERNS, 1)
+    ]
+    yield from section("drive-audit", [DriveAuditConfig, LogConfig], fixed=patterns)
 
 
 def private(daemon: str = "") -> Iterator[str]:
@@ -299,6 +323,8 @@ def samples() -> dict[str, str]:
         "internal-client.conf-sample": private(),
         "object-expirer.conf-sample": private("object-expirer"),
         "container-reconciler.conf-sample": private("container-reconciler"),
+        "dispersion.conf-sample": dispersion(),
+        "drive-audit.conf-sample": drive_audit(),
     }
     return {name: "\n".join(lines) + "\n" for name, lines in parts.items()}
 

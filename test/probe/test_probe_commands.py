@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import threading
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from swift.cli import dispersion, relink, ring_builder
+from swift.cli import auditing, dispersion, info, recon, relink, ring_builder
 from test.support.client import Client
 from test.support.cluster import Cluster, wait_until
 
@@ -93,6 +94,96 @@ def test_copies_are_spread_found_and_missed(cluster, dispersion_conf, capsys):
         dispersion.populate([dispersion_conf, "--no-overlap", "--container-only"]) == 0
     )
     assert lines_of(capsys)[-1] == "Total container coverage is now 1.95%."
+
+
+# --- Account audit --------------------------------------------------------------------
+
+
+def test_an_audit_finds_what_replicas_lack(cluster, capsys, monkeypatch, tmp_path):
+    client = Client.authenticated(
+        f"{cluster.endpoint}/auth/v1.0", cluster.user, cluster.key
+    )
+    assert client.put(f"{client.base}/audited").status == 201
+    for number in range(3):
+        path = f"{client.base}/audited/object-{number}"
+        assert client.put(path, b"body").status == 201
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    swift_dir = f"{cluster.folder}/etc"
+    errors = tmp_path / "errors"
+    words = ["-r", swift_dir, "-e", str(errors), "AUTH_test/audited"]
+
+    assert auditing.account_audit(words) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        'Auditing container "audited"',
+        "",
+        "  Accounts checked: 0",
+        "",
+        "Containers checked: 1",
+        "",
+        "   Objects checked: 3",
+        "",
+    ]
+
+    body = next(
+        path
+        for path in cluster.object_files()
+        if path.suffix == ".data" and path.read_bytes() == b"body"
+    )
+    kept = body.with_name("kept")
+    body.rename(kept)
+    try:
+        assert auditing.account_audit([*words, "-d"]) == 0
+    finally:
+        kept.rename(body)
+    lines = capsys.readouterr().out.splitlines()
+    problem = next(line for line in lines if line.startswith("  Missing Replicas: "))
+    assert " status 404 on 127.0.0.1:" in problem
+    assert lines[-3:] == ["   Objects checked: 3", "  Missing Replicas: 1", ""]
+    assert errors.read_text().startswith("/AUTH_test/audited/object-")
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("AUTH_test\n"))
+    assert auditing.account_audit(["-r", swift_dir]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == 'Auditing account "AUTH_test"'
+    assert "  Accounts checked: 1" in lines
+
+
+# --- Inspection -----------------------------------------------------------------------
+
+
+def test_recon_asks_the_nodes(cluster, capsys):
+    swift_dir = ["--swiftdir", f"{cluster.folder}/etc"]
+    assert recon.main(["object", "container", "--all", *swift_dir]) == 0
+    text = capsys.readouterr().out
+    assert "--> Starting reconnaissance on 4 hosts (object)" in text
+    assert "--> Starting reconnaissance on 4 hosts (container)" in text
+    assert text.count("4/4 hosts matched, 0 error[s] while checking hosts.") >= 4
+    assert text.count("4/4 hosts ok, 0 error[s] while checking hosts.") == 2
+    assert "Versions matched (" in text
+    assert "-> http" not in text
+
+
+def test_files_of_the_cluster_are_explained(cluster, capsys):
+    swift_dir = ["-d", f"{cluster.folder}/etc"]
+    body = next(
+        path
+        for path in cluster.object_files()
+        if path.suffix == ".data" and path.stat().st_size
+    )
+    assert info.object_info([str(body), *swift_dir]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Path: /AUTH_test/")
+    assert any(line.endswith("(valid)") for line in lines)
+    assert any(str(body.parent.name) in line for line in lines if "ssh " in line)
+    for kind, main in (
+        ("account", info.account_info),
+        ("container", info.container_info),
+    ):
+        database = next(cluster.device(1).glob(f"{kind}s/*/*/*/*.db"))
+        assert main([str(database), "-s", *swift_dir]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].startswith("Path: /")
+        assert "Outgoing Syncs:" in lines
 
 
 # --- Part power -----------------------------------------------------------------------
