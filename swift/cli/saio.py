@@ -456,7 +456,8 @@ log_name = proxy
 [pipeline:main]
 pipeline = catch_errors gatekeeper healthcheck proxy-logging cache etag-quoter \
 listing_formats container_sync bulk tempurl formpost ratelimit tempauth staticweb \
-copy container-quotas account-quotas slo dlo symlink proxy-logging proxy-server
+copy container-quotas account-quotas slo dlo versioned_writes symlink \
+proxy-logging proxy-server
 
 [app:proxy-server]
 use = egg:swift#proxy
@@ -521,6 +522,11 @@ use = egg:swift#slo
 
 [filter:dlo]
 use = egg:swift#dlo
+
+[filter:versioned_writes]
+use = egg:swift#versioned_writes
+allow_versioned_writes = true
+allow_object_versioning = true
 
 [filter:symlink]
 use = egg:swift#symlink

@@ -18,6 +18,7 @@ from swift.core.headers import (
     REMOVE,
     SLO_SIZE,
     TRANSFER_ENCODING,
+    X_BACKEND_ALLOW_OWN_PARAMETERS,
     X_DELETE_AFTER,
     X_DELETE_AT,
     Headers,
@@ -175,8 +176,10 @@ def check_content_type(headers: Headers) -> Refusal | None:
 def check_own_parameters(headers: Headers) -> Refusal | None:
     """No parameter of a Content-Type may look like one that the cluster adds."""
     value = headers.get(CONTENT_TYPE, "")
-    # The slo filter adds `swift_bytes`, beside sysmeta that no client can send.
-    if _OWN_PARAMETER not in value or SLO_SIZE in headers:
+    # Filters that add such a parameter send what no client can along with it.
+    if _OWN_PARAMETER not in value or (
+        SLO_SIZE in headers or X_BACKEND_ALLOW_OWN_PARAMETERS in headers
+    ):
         return None
     for parameter in value.split(";")[1:]:
         if parameter.strip().startswith(_OWN_PARAMETER):

@@ -78,6 +78,8 @@ class ListingFormats(Filter):
             return Response.error(406)
         except InvalidInput:
             return Response.error(400, "The Accept header cannot be understood.")
+        if media_type != JSON and "versions" in query and self._has_versions(query):
+            return Response.error(406, "Versions are listed in JSON only.")
         environ[QUERY_STRING] = _asking_json(query)
         try:
             response = call(self.app, environ)
@@ -113,6 +115,11 @@ class ListingFormats(Filter):
         _describe(rendered, media_type, varies=asked is None)
         headers[CONTENT_LENGTH] = str(len(body))
         return rendered
+
+    def _has_versions(self, query: str) -> bool:
+        """True when a listing of versions is asked of a pipeline that knows them."""
+        known = "object_versioning" in self.context.info.features
+        return known and "versions" in parse_query(query)
 
     def _rendered(
         self, body: bytes, media_type: str, parts: list[str], *, hides: bool

@@ -204,7 +204,10 @@ class Symlink(Filter):
             }
             sub.pop(env.HTTP_X_BACKEND_STORAGE_POLICY_INDEX, None)
             if headers.true(h.LINK_ALLOWS_RESERVED):
+                # Made by object versioning: who may read the link, which has been
+                # asked by now, may read the version that stands behind it.
                 sub[env.HTTP_X_BACKEND_ALLOW_RESERVED_NAMES] = "true"
+                sub[env.AUTHORIZE] = env.allow
             answer = call(self.app, sub)
             for key in (env.POLICY_INDEX, env.BACKEND_PATH):
                 if key in sub:

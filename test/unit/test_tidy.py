@@ -32,7 +32,8 @@ MAY_IMPORT = {
 # The rooms that serve filters; a filter itself is imported by nobody.
 FILTER_ROOMS = {
     "segments", "object_versioning", "encrypter", "decrypter", "cipher", "signed",
-    "reports", "quotas", "slo_put", "slo_delete",
+    "reports", "quotas", "slo_put", "slo_delete", "version_copies",
+    "version_listing",
 }  # fmt: skip
 
 NOT_IN_CORE = {
