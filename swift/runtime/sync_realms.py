@@ -64,7 +64,8 @@ class SyncRealms:
         try:
             seen = os.stat(self.path).st_mtime_ns
         except OSError:
-            self._seen, self._realms = None, {}
+            # Looked for each time: it is seldom asked for, and may come any moment.
+            self._seen, self._realms, self._check_at = None, {}, 0.0
             return
         if seen == self._seen:
             return
