@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -150,6 +151,7 @@ def read_sections(path: str) -> dict[str, dict[str, str]]:
     return found
 
 
+@cache
 def load_plugin(group: str, spec: str) -> Any:
     """The object behind `egg:package#name` or a bare name of an entry-point group.
 
