@@ -72,8 +72,9 @@ clients: setup ## Real clients: swift, rclone, restic, curl
 bench: setup ## CPU time per request, in ms and in H
 	$(BIN)/python -m test.bench.run
 
-samples: setup ## Write etc/*.conf-sample from the option dataclasses
+samples: setup ## Write etc/*.conf-sample and etc/systemd from the code
 	$(BIN)/python doc/samples.py
+	$(BIN)/python doc/units.py
 
 docs: setup ## HTML in doc/build/html
 	$(BIN)/python -m sphinx -W -q -b html doc/source doc/build/html
