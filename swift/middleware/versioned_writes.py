@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes, urlencode
 
 from swift.core import headers as h
-from swift.core.errors import FormatError
+from swift.core.errors import ConfigError, FormatError
 from swift.core.listing import parse_json, records_json
 from swift.core.names import BadEncoding, ContainerName, text_of_wsgi, wsgi_of_text
 from swift.core.settings import boolean, option
@@ -103,6 +103,14 @@ class VersionedWrites(Filter):
             flags = ["x-versions-location", "x-history-location"]
             context.info.register("versioned_writes", allowed_flags=flags)
         if config.allow_object_versioning:
+            # Filters are made from the last to the first, so it is known by now.
+            if "symlink" not in context.info.features:
+                raise ConfigError(
+                    context.source,
+                    context.section,
+                    "allow_object_versioning",
+                    "object versioning needs the symlink filter to the right",
+                )
             context.info.register("object_versioning")
 
     def __call__(
@@ -319,11 +327,11 @@ class VersionedWrites(Filter):
         if self._versions:
             query = environ.get(env.QUERY_STRING)
             version_id = parse_query(query).get(PARAM) if query else None
+            if version_id is None and reads and not has_versions(info):
+                return self._read_elsewhere(environ, start_response)
             versions = ObjectVersions(self.app, environ, place, info, self.log)
             if version_id is not None:
                 answer = versions.with_id(version_id.decode("latin-1"))
-            elif reads and not has_versions(info):
-                return self._read_elsewhere(environ, start_response)
             elif reads:
                 answer = versions.read()
             elif method == "POST" and has_versions(info):

@@ -493,11 +493,7 @@ def call(app: WsgiApp, environ: Environ) -> Response:
     if captured.status is None:
         close(chunks)
         raise RuntimeError("the application did not call start_response")
-    pairs = captured.headers
-    headers = Headers.titled([(title(name), value) for name, value in pairs])
-    if len(headers) < len(pairs):
-        headers = _joined(pairs)
-    return Response(captured.status, headers, app_iter=chunks)
+    return _response_of(captured, chunks)
 
 
 def call_when(
@@ -509,24 +505,34 @@ def call_when(
     other answer goes to `start_response` untouched, and its body is returned, so that
     a filter which waits for one header costs the others next to nothing. Yields.
     """
-    captured = _Captured()
-    passed = False
+    # What became of start_response: None when it was passed on.
+    begun: list[_Captured | None] = []
 
     def begin(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-        nonlocal passed
         for name, _value in headers:
             if name in marks:
+                captured = _Captured()
+                begun.append(captured)
                 return captured.start_response(status, headers, exc_info)
-        passed = True
+        begun.append(None)
         if exc_info is not None:
             return start_response(status, headers, exc_info)
         return start_response(status, headers)
 
     chunks = app(environ, begin)
-    if not passed and (captured.status is None or captured.written):
-        chunks = _started(captured, chunks)
-    if passed or captured.status is None:
+    if not begun:
+        iterator = iter(chunks)
+        chunks = Prefixed([next(iterator, b"")], iterator, chunks)
+    captured = begun[-1] if begun else None
+    if captured is None:
         return chunks
+    if captured.written:
+        chunks = Prefixed(captured.written, iter(chunks), chunks)
+    return _response_of(captured, chunks)
+
+
+def _response_of(captured: _Captured, chunks: Iterable[bytes]) -> Response:
+    assert captured.status is not None, "the application has begun to answer"
     pairs = captured.headers
     headers = Headers.titled([(title(name), value) for name, value in pairs])
     if len(headers) < len(pairs):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from swift.core.errors import ConfigError
 from swift.core.timestamp import Timestamp
 from swift.middleware.object_versioning import Version, versions_container
 from swift.runtime import green
@@ -447,3 +448,8 @@ def test_strangers_archive_nothing():
     assert bench.ask("PUT", "/v1/a/c/o", body=b"x", **rights).status == 403
     assert bench.ask("DELETE", "/v1/a/c/o", **rights).status == 403
     assert names(bench) == []
+
+
+def test_object_versioning_needs_links():
+    with pytest.raises(ConfigError):
+        Bench("versioned_writes", allow_object_versioning="true")
