@@ -276,9 +276,12 @@ class Audit:
             except DirectError as error:
                 replies.missing += 1
                 self._bad(kind, MISSING, name, node, f"status {error.status}")
-            except PeerError as error:
+            except (PeerError, ValueError, TypeError, LookupError) as error:
+                # The latter: what should be a listing is none.
                 replies.failed += 1
-                self._bad(kind, EXCEPTIONS, name, node, str(error))
+                self._bad(
+                    kind, EXCEPTIONS, name, node, f"{type(error).__name__}: {error}"
+                )
             else:
                 replies.nodes.append(node)
                 replies.headers.append(headers)
@@ -293,10 +296,10 @@ class Audit:
         while True:
             query = f"limit={LISTING_LIMIT}&marker={quote(marker)}"
             headers, page = self._client.listing(node, partition, name, query)
-            rows += page
+            rows += [{"hash": "", **row, "name": str(row["name"])} for row in page]
             if len(page) < LISTING_LIMIT:
                 break
-            marker = page[-1]["name"]
+            marker = rows[-1]["name"]
         replies.rows.append(rows)
         return headers
 

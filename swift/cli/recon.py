@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from swift.core.errors import PeerError, SwiftError
 from swift.core.headers import CONTENT_LENGTH, SERVER
@@ -34,6 +34,9 @@ CONCURRENCY = 30
 RULE = "=" * 79
 GRAPH_WIDTH = 69
 BODY_MAX = 16 << 20
+
+_NUMBER_MAX = 1 << 60
+_TIME_MAX = 100_000_000_000  # far beyond any clock, and printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,17 @@ class Answer:
     def value(self, key: str) -> Any:
         """One value of an answer that is an object; None in any other case."""
         return self.content.get(key) if isinstance(self.content, dict) else None
+
+    def values(self, key: str) -> Mapping[str, Any]:
+        """An object inside an answer that is an object; empty in any other case."""
+        found = self.value(key)
+        return found if isinstance(found, dict) else {}
+
+    def devices(self) -> Iterator[Mapping[str, Any]]:
+        """The entries of an answer that lists devices."""
+        for entry in self.content if isinstance(self.content, list) else ():
+            if isinstance(entry, dict) and "device" in entry and "mounted" in entry:
+                yield entry
 
 
 class Survey:
@@ -258,12 +272,17 @@ def _survey(survey: Survey) -> None:
 # --- Numbers and times ----------------------------------------------------------------
 
 
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """True for a finite number: what a host sends may be anything."""
+    return isinstance(value, int | float) and abs(value) < _NUMBER_MAX
+
+
 def stats_line(name: str, values: Sequence[Any], *, bare_name: str = "") -> str:
     """Low, high, average and total of what hosts answered; None is no result.
 
     bare_name: what it is called when nobody reported.
     """
-    numbers = [value for value in values if isinstance(value, int | float)]
+    numbers = [value for value in values if is_number(value)]
     if not numbers:
         return f"[{bare_name or name}] - No hosts returned valid data."
     missing = len(values) - len(numbers)
@@ -282,6 +301,10 @@ def _local_time() -> str:
 def _time(seconds: float) -> str:
     moment = datetime.fromtimestamp(int(seconds), tz=timezone.utc)
     return moment.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _is_time(value: Any) -> bool:
+    return is_number(value) and 0 <= value < _TIME_MAX
 
 
 def age(seconds: float) -> str:
@@ -308,7 +331,7 @@ def size(count: int, *, human: bool) -> str:
 def completions(answers: Sequence[Answer], key: str, now: float) -> Iterator[str]:
     """Who completed a pass first and last; nothing when nobody answered."""
     known = [(a.value(key) or 0, a.host) for a in answers if not a.failed]
-    known = [(when, host) for when, host in known if isinstance(when, int | float)]
+    known = [(when, host) for when, host in known if _is_time(when)]
     if not known:
         return
     oldest, host = min(known, key=lambda pair: pair[0])
@@ -339,9 +362,7 @@ def _replication(survey: Survey) -> Iterator[str]:
     times = [answer.value(f"{prefix}replication_time") for answer in answers]
     yield stats_line("replication_time", times, bare_name="time")
     for name in ("failure", "success", "attempted"):
-        values = [
-            (answer.value("replication_stats") or {}).get(name) for answer in answers
-        ]
+        values = [answer.values("replication_stats").get(name) for answer in answers]
         yield stats_line(f"replication_{name}", values, bare_name=name)
     yield from completions(answers, f"{prefix}replication_last", green.now())
 
@@ -357,9 +378,7 @@ def _sharding(survey: Survey) -> Iterator[str]:
     answers = survey.ask("sharding")
     yield stats_line("sharding_time", [a.value("sharding_time") for a in answers])
     for name in ("attempted", "failure", "success"):
-        values = [
-            (answer.value("sharding_stats") or {}).get(name) for answer in answers
-        ]
+        values = [answer.values("sharding_stats").get(name) for answer in answers]
         yield stats_line(name, values)
     yield from completions(answers, "sharding_last", green.now())
 
@@ -374,7 +393,7 @@ def _auditor(survey: Survey) -> Iterator[str]:
         key = f"{kind}_{name}"
         yield stats_line(key, [answer.value(key) for answer in answers])
     since = [answer.value(f"{kind}_audits_since") for answer in answers]
-    known = [value for value in since if isinstance(value, int | float)]
+    known = [value for value in since if _is_time(value)]
     if known:
         yield (
             f"[last_pass] oldest: {_time(min(known))}, newest: {_time(max(known))}, "
@@ -389,7 +408,7 @@ def _object_auditor(answers: Sequence[Answer]) -> Iterator[str]:
     for run in ("ALL", "ZBF"):
         passes: list[Mapping[str, Any]] = []
         for answer in answers:
-            stats = answer.value(f"object_auditor_stats_{run}") or {}
+            stats = answer.values(f"object_auditor_stats_{run}")
             inner = [value for value in stats.values() if isinstance(value, dict)]
             # A pass over some devices only is kept below their names.
             passes += inner or [stats]
@@ -411,7 +430,7 @@ def _unmounted(survey: Survey) -> Iterator[str]:
 
 
 def _absent(answer: Answer) -> Iterator[str]:
-    for device in answer.content if isinstance(answer.content, list) else ():
+    for device in answer.devices():
         if device["mounted"] is False:
             yield f"Not mounted: {device['device']} on {answer.host}"
         elif device["mounted"] is not True:
@@ -436,11 +455,11 @@ class Usage:
 def _disk_usage(survey: Survey) -> Iterator[str]:
     found: list[Usage] = []
     for answer in survey.ask("diskusage", each_ip_once=True):
-        for entry in answer.content if isinstance(answer.content, list) else ():
-            if entry["mounted"] is True:
+        for entry in answer.devices():
+            used, total = entry.get("used"), entry.get("size")
+            if entry["mounted"] is True and is_number(used) and is_number(total):
                 host = answer.host.rpartition(":")[0].strip("[]")
-                used, total = int(entry["used"]), int(entry["size"])
-                found.append(Usage(host, entry["device"], used, total))
+                found.append(Usage(host, str(entry["device"]), int(used), int(total)))
             elif entry["mounted"] is not False:
                 yield f"Device errors: {entry['device']} on {answer.host}"
     if not found:
@@ -537,9 +556,11 @@ def _quarantined(survey: Survey) -> Iterator[str]:
     for kind in ("objects", "containers", "accounts"):
         values = [answer.value(kind) for answer in answers]
         yield stats_line(f"quarantined_{kind}", values)
-    policies = [answer.value("policies") or {} for answer in answers]
-    for index in sorted({index for one in policies for index in one}, key=int):
-        values = [one.get(index, {}).get("objects") for one in policies]
+    policies = [answer.values("policies") for answer in answers]
+    indexes = {index for one in policies for index in one if index.isdecimal()}
+    for index in sorted(indexes, key=int):
+        counts = [one.get(index) for one in policies]
+        values = [c.get("objects") if isinstance(c, dict) else None for c in counts]
         yield stats_line(f"quarantined_objects_{index}", values)
 
 
@@ -561,7 +582,7 @@ def _clocks(survey: Survey) -> Iterator[str]:
     jitter = survey.options.jitter
     matched = 0
     for answer in answers:
-        if answer.failed or not isinstance(answer.content, int | float):
+        if answer.failed or not _is_time(answer.content):
             continue
         early, late = answer.began - jitter, answer.ended + jitter
         if early <= answer.content <= late:

@@ -70,9 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.logfile:
             output = open(options.logfile, "a", encoding="utf-8")  # noqa: SIM115
         config, disks, log = _configured(options, output or sys.stderr)
+        cluster = Cluster.load(config.swift_dir, log=log)
         if config.user and config.user != current_user():
             drop_privileges(config.user)
-        cluster = Cluster.load(config.swift_dir, log=log)
         policies = policies_in_phase(cluster, options.step, options.policy)
         if not policies:
             log.warning("No policy found to %s", options.step)

@@ -314,6 +314,26 @@ def test_the_graph_and_the_extremes_of_disk_usage():
     ]
 
 
+HOSTILE = [None, [], {}, "x", 3, float("inf"), [[]], [{}], {"a": {}}, {"a": []}]
+QUESTIONS = [
+    "async", "replication/object", "auditor/object", "updater/object", "unmounted",
+    "expirer/object", "reconstruction/object", "load", "diskusage", "ringmd5",
+    "swiftconfmd5", "quarantined", "sockstat", "driveaudit", "time", "version",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", HOSTILE, ids=repr)
+def test_answers_of_any_shape_are_borne(run, hosts, answer):
+    for host in hosts:
+        host.facts = dict.fromkeys(QUESTIONS, answer)
+    assert run("--all")[0] == 0
+    keys = ("replication_stats", "policies", "object_replication_last", "1m",
+            "object_auditor_stats_ALL", "version")  # fmt: skip
+    for host in hosts:
+        host.facts = dict.fromkeys(QUESTIONS, dict.fromkeys(keys, answer))
+    assert run("--all")[0] == 0
+
+
 def test_usage_errors(run, capsys):
     assert main([]) == 0
     assert capsys.readouterr().out.startswith("usage:")
