@@ -388,11 +388,11 @@ def _collect(
             ready.append(upload)
             for waiting in ready if len(ready) == quorum else ready[quorum:][-1:]:
                 waiting.commit()
-            continue
-        missing.discard(upload.index)
-        answers[upload.index] = answer
-        if tally.feed(answer.status) is Verdict.MET and until is None:
-            until = green.monotonic() + config.post_quorum_timeout_s
+        else:
+            missing.discard(upload.index)
+            answers[upload.index] = answer
+            if tally.feed(answer.status) is Verdict.MET and until is None:
+                until = green.monotonic() + config.post_quorum_timeout_s
         if len(ready) < quorum and missing == {waiting.index for waiting in ready}:
             # Too few nodes have the bytes; what they have never becomes durable.
             for waiting in ready:
