@@ -75,8 +75,14 @@ INTERVALS_S = {
 }
 EXTRA_OPTIONS = {
     "object-replicator": ("sync_method = ssync",),
-    "object-expirer": ("dequeue_from_legacy = true",),
+    "object-updater": ("objects_per_second = 0",),
+    "object-expirer": (
+        "dequeue_from_legacy = true",
+        f"processes = {NODES}",
+        "process = {index}",
+    ),
 }
+"""Section → further options; `{index}` is the node's number from 0."""
 
 Main = Callable[[Sequence[str] | None], int]
 
@@ -194,7 +200,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.create_only:
             print(f"cluster made in {layout.root}")
             return 0
-        return run(layout, state, fresh=fresh, restart=not arguments.no_restart)
+        return run(
+            layout,
+            state,
+            fresh=fresh,
+            restart=not arguments.no_restart,
+            daemons=not arguments.no_daemons,
+        )
     except SaioError as error:
         print(f"swift-saio: {error}", file=sys.stderr)
         return 1
@@ -231,6 +243,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--create-only", action="store_true", help="make the files, start nothing"
+    )
+    parser.add_argument(
+        "--no-daemons",
+        action="store_true",
+        help="servers only: nothing heals, expires or is audited by itself",
     )
     parser.add_argument(
         "--no-restart", action="store_true", help="leave servers that died dead"
@@ -436,7 +453,8 @@ def _daemon_sections(layout: Layout, kind: str, node: int) -> str:
         ]
         if name.endswith("-replicator"):
             lines.append(f"rsync_module = {layout.root / 'srv'}/{{zone}}")
-        lines += EXTRA_OPTIONS.get(name, ())
+        options = EXTRA_OPTIONS.get(name, ())
+        lines += [line.replace("{index}", str(node - 1)) for line in options]
         sections.append("\n".join(lines))
     return "".join(f"\n{section}\n" for section in sections)
 
@@ -533,7 +551,7 @@ use = egg:swift#symlink
 """
 
 
-def all_servers(layout: Layout, state: State) -> list[Server]:
+def all_servers(layout: Layout, state: State, *, daemons: bool = True) -> list[Server]:
     """The processes of the cluster, storage first."""
     found = []
     for kind in KINDS:
@@ -542,7 +560,7 @@ def all_servers(layout: Layout, state: State) -> list[Server]:
             found.append(_server(layout, kind, node, port, conf))
     conf = layout.etc / "proxy-server.conf"
     found.append(_server(layout, "proxy", 0, state.port, conf))
-    if PROGRAMS:
+    if daemons:
         found += [
             _server(layout, "daemons", node, 0, layout.etc)
             for node in range(1, NODES + 1)
@@ -556,9 +574,11 @@ def _server(layout: Layout, kind: str, node: int, port: int, conf: Path) -> Serv
     return Server(kind, node, port, conf, log, pid_file)
 
 
-def run(layout: Layout, state: State, *, fresh: bool, restart: bool) -> int:
+def run(
+    layout: Layout, state: State, *, fresh: bool, restart: bool, daemons: bool
+) -> int:
     """Start every server, say how to use them, follow the logs until a signal."""
-    cluster = all_servers(layout, state)
+    cluster = all_servers(layout, state, daemons=daemons)
     for server in cluster:
         if server.port and not process.port_is_free(state.ip, server.port):
             raise SaioError(
