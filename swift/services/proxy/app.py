@@ -13,6 +13,7 @@ import mimetypes
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from random import Random
 from typing import Any
 
@@ -407,8 +408,12 @@ def _chance(rng: Random, percent: float) -> Callable[[], bool] | None:
     return lambda: rng.random() * 100 < percent
 
 
+@cache
 def type_guesser(mime_file: str) -> Callable[[str], str | None]:
-    """Content types by the extension of a name: this machine's table and a file."""
+    """Content types by the extension of a name: this machine's table and a file.
+
+    Read once, though a process may make several proxies.
+    """
     table = mimetypes.MimeTypes()
     for path in (*mimetypes.knownfiles, mime_file):
         with suppress(OSError):
