@@ -11,8 +11,7 @@ Contract: middleware 8, api 4 (COPY).
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_to_bytes, urlencode
@@ -21,25 +20,24 @@ from swift.core import headers as h
 from swift.core.errors import InvalidInput
 from swift.core.headers import Headers, is_sysmeta, true
 from swift.core.settings import option, seconds
-from swift.runtime import green
+from swift.middleware.reports import TEXT, Report, ReportBody, report_type
 from swift.wire import environ as env
 from swift.wire.environ import Environ, key_of, quote_path, sub_environ
 from swift.wire.filter import Filter, PipelineContext, factory
 from swift.wire.request import (
-    JSON_TYPE,
-    TEXT_TYPE,
     Response,
     StartResponse,
     WsgiApp,
     call,
-    close,
     parse_query,
 )
+from swift.wire.streams import ChunkReader
 
 SOURCE_CODE = "SSC"
 
 MANIFEST_PARAM = "multipart-manifest"
 
+_ACCEPT = key_of(h.ACCEPT)
 _COPY_FROM = key_of(h.X_COPY_FROM)
 _COPY_FROM_ACCOUNT = key_of(h.X_COPY_FROM_ACCOUNT)
 _DESTINATION = key_of(h.DESTINATION)
@@ -241,111 +239,24 @@ class Copy(Filter):
 
     def _heartbeat(self, environ: Environ, put: Callable[[], Response]) -> Response:
         """202 now, spaces while the PUT goes on, then a report of it."""
-        as_json = "application/json" in environ.get("HTTP_ACCEPT", "")
-        headers = {h.CONTENT_TYPE: JSON_TYPE if as_json else TEXT_TYPE}
-        body = Heartbeat(put, self.config.yield_frequency_s, as_json=as_json)
-        return Response(202, headers, app_iter=body)
+        media_type = report_type(environ.get(_ACCEPT)) or TEXT
 
+        def work(report: Report) -> None:
+            answer = put()
+            report.conclude(answer.status, answer.body.decode("utf-8", "replace"))
+            report.extra.update(answer.headers)
 
-class Heartbeat:
-    """Spaces while a call runs in its own green thread, then the report of its answer.
+        body = ReportBody(
+            work,
+            Report("copy"),
+            media_type=media_type,
+            interval_s=self.config.yield_frequency_s,
+            trouble=self._trouble,
+        )
+        return Response(202, {h.CONTENT_TYPE: media_type}, app_iter=body)
 
-    The call goes on when the client leaves: half a copy is of no use to anyone.
-    """
-
-    def __init__(
-        self, work: Callable[[], Response], interval_s: float, *, as_json: bool
-    ) -> None:
-        self._work = work
-        self._interval_s = interval_s
-        self._as_json = as_json
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Yields."""
-        done: green.Event[Response] = green.Event()
-        green.spawn(self._run, done)
-        while not done.is_set():
-            try:
-                done.wait(self._interval_s)
-            except TimeoutError:
-                yield b" "
-        response = done.wait()
-        assert response is not None, "the event carries the answer"
-        yield b"\r\n\r\n" + report(response, as_json=self._as_json)
-
-    def _run(self, done: green.Event[Response]) -> None:
-        try:
-            response = self._work()
-            # The body is small: that of a PUT.
-            _ = response.body
-        except (Exception, green.Timeout):
-            response = Response.error(500)
-        done.set(response)
-
-
-def report(response: Response, *, as_json: bool) -> bytes:
-    """What a heartbeat answer ends with: status, body and headers of the real one."""
-    facts = {
-        "Response Status": response.status_line,
-        "Response Body": response.body.decode("utf-8", "replace"),
-        **response.headers,
-    }
-    if as_json:
-        return json.dumps({**facts, "Errors": []}).encode("ascii")
-    lines = [f"{name}: {facts[name]}\n" for name in sorted(facts)]
-    return ("".join(lines) + "Errors:\n").encode("utf-8", "replace")
-
-
-class ChunkReader:
-    """An answer's body as the `wsgi.input` of another request."""
-
-    def __init__(self, chunks: Iterable[bytes], size: int) -> None:
-        self._source = chunks
-        self._iterator = iter(chunks)
-        self._held = b""
-        self.content_length: int | None = size
-
-    def read(self, size: int = -1) -> bytes:
-        """`size` bytes, fewer at the end only; all that is left for -1. Yields."""
-        if size < 0:
-            rest = self._held + b"".join(self._iterator)
-            self._held = b""
-            return rest
-        pieces = []
-        while size > 0:
-            piece = self.read_some(size)
-            if not piece:
-                break
-            pieces.append(piece)
-            size -= len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    def read_some(self, size: int) -> bytes:
-        """Up to `size` bytes as they come, none at the end. Yields."""
-        chunk = self._held
-        while not chunk:
-            try:
-                chunk = next(self._iterator)
-            except StopIteration:
-                return b""
-        self._held = chunk[size:]
-        return chunk[:size] if self._held else chunk
-
-    def readline(self, size: int = -1) -> bytes:
-        """As `read`: nobody reads an object by lines."""
-        return self.read(size)
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        """The next chunk. Yields."""
-        held, self._held = self._held, b""
-        return held or next(self._iterator)
-
-    def close(self) -> None:
-        """Let go of the source."""
-        close(self._source)
+    def _trouble(self, error: BaseException) -> None:
+        self.log.error("COPY failed: %r", error)
 
 
 def _ends(environ: Environ, method: str, place: Place) -> tuple[Place, Place]:

@@ -8,7 +8,7 @@ the cluster's own rights, after the client's right to the write has been asked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 
 from swift.core import headers as h
 from swift.core.errors import InvalidInput
@@ -16,7 +16,8 @@ from swift.core.headers import Headers
 from swift.core.timestamp import Timestamp
 from swift.wire import environ as env
 from swift.wire.environ import Environ, PathParts, sub_environ
-from swift.wire.request import Request, Response, WsgiApp, call, close
+from swift.wire.request import Request, Response, WsgiApp, call
+from swift.wire.streams import ChunkReader
 
 MARKER_TYPE = "application/x-deleted;swift_versions_deleted=1"
 """The content type of an object that says that there is none."""
@@ -149,7 +150,7 @@ def put_copy(
     sub = own_environ(environ, "PUT", place, source, headers)
     sub[env.CONTENT_LENGTH] = str(size)
     chunks = found.app_iter if found.app_iter is not None else (found.body,)
-    sub[env.WSGI_INPUT] = ChunkInput(chunks)
+    sub[env.WSGI_INPUT] = ChunkReader(chunks, size)
     try:
         answer = call(app, sub)
         answer.drain()
@@ -175,49 +176,6 @@ def put_marker(
     answer = call(app, sub)
     answer.drain()
     return answer
-
-
-class ChunkInput:
-    """A body that comes in chunks, as the `wsgi.input` of another request."""
-
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._source = chunks
-        self._iterator = iter(chunks)
-        self._held = b""
-
-    def read_some(self, size: int) -> bytes:
-        """Up to `size` bytes as they come, none at the end. Yields."""
-        chunk = self._held
-        while not chunk:
-            found = next(self._iterator, None)
-            if found is None:
-                return b""
-            chunk = found
-        self._held = chunk[size:]
-        return chunk[:size]
-
-    def read(self, size: int = -1) -> bytes:
-        """`size` bytes, fewer at the end only; all that is left for -1. Yields."""
-        if size < 0:
-            rest = self._held + b"".join(self._iterator)
-            self._held = b""
-            return rest
-        pieces = []
-        while size > 0:
-            piece = self.read_some(size)
-            if not piece:
-                break
-            pieces.append(piece)
-            size -= len(piece)
-        return b"".join(pieces)
-
-    def __iter__(self) -> Iterator[bytes]:
-        while chunk := self.read_some(1 << 16):
-            yield chunk
-
-    def close(self) -> None:
-        """Let go of the source."""
-        close(self._source)
 
 
 class CountedInput:

@@ -30,6 +30,7 @@ from swift.wire.environ import WSGI_INPUT, blank
 from swift.wire.filter import Process
 from swift.wire.pipeline import build_pipeline
 from swift.wire.request import Response, WsgiApp, call
+from swift.wire.streams import ChunkReader
 
 CONF_NAME = "internal-client.conf"
 PAUSE_S = 1.0
@@ -113,7 +114,7 @@ class InternalClient:
         for attempt in range(1, tries + 1):
             environ = blank(target, method=method, headers=sent, body=whole)
             if chunks is not None:
-                environ[WSGI_INPUT] = _ChunkReader(chunks)
+                environ[WSGI_INPUT] = ChunkReader(chunks)
             response = call(self._app, environ)
             status = response.status
             if status in accept or status // 100 in accept:
@@ -205,33 +206,6 @@ class InternalClient:
     ) -> Response:
         """Delete an object."""
         return self.settle("DELETE", name, headers, accept=accept)
-
-
-class _ChunkReader:
-    """A request body of chunks."""
-
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks = iter(chunks)
-        self._buffer = b""
-
-    def read(self, size: int = -1) -> bytes:
-        """`size` bytes, less only at the end; all the rest when negative."""
-        pieces = []
-        while size and (piece := self.read_some(size)):
-            pieces.append(piece)
-            size -= len(piece) if size > 0 else 0
-        return b"".join(pieces)
-
-    def read_some(self, size: int = -1) -> bytes:
-        """What there is at once, at most `size` bytes; empty at the end."""
-        while not self._buffer:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return b""
-            self._buffer = chunk
-        end = size if size >= 0 else len(self._buffer)
-        piece, self._buffer = self._buffer[:end], self._buffer[end:]
-        return piece
 
 
 def _rows_of(answer: Response, name: Name) -> list[dict[str, Any]]:

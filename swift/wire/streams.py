@@ -202,6 +202,61 @@ def rechunked(body: Iterable[bytes], size: int) -> Iterator[bytes]:
             close_body(body)
 
 
+class ChunkReader:
+    """A body in chunks, such as an answer's, as the `wsgi.input` of a request.
+
+    size: its length, None when unknown.
+    """
+
+    def __init__(self, chunks: Iterable[bytes], size: int | None = None) -> None:
+        self._source = chunks
+        self._iterator = iter(chunks)
+        self._held = b""
+        self.content_length = size
+
+    def read(self, size: int = -1) -> bytes:
+        """`size` bytes, fewer at the end only; all that is left for -1. Yields."""
+        if size < 0:
+            rest = self._held + b"".join(self._iterator)
+            self._held = b""
+            return rest
+        pieces = []
+        while size > 0:
+            piece = self.read_some(size)
+            if not piece:
+                break
+            pieces.append(piece)
+            size -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def read_some(self, size: int) -> bytes:
+        """Up to `size` bytes as they come, none at the end. Yields."""
+        chunk = self._held
+        while not chunk:
+            try:
+                chunk = next(self._iterator)
+            except StopIteration:
+                return b""
+        self._held = chunk[size:]
+        return chunk[:size] if self._held else chunk
+
+    def readline(self, size: int = -1) -> bytes:
+        """As `read`: nobody reads an object by lines."""
+        return self.read(size)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        """The next chunk. Yields."""
+        held, self._held = self._held, b""
+        return held or next(self._iterator)
+
+    def close(self) -> None:
+        """Let go of the source."""
+        close_body(self._source)
+
+
 class RateLimiter:
     """Spreads work over time: at most `rate` units a second on average.
 

@@ -10,10 +10,10 @@ from filter_pipeline import Bench, found
 
 from swift.core.errors import PeerError
 from swift.core.headers import Headers
-from swift.middleware.copy import ChunkReader
 from swift.runtime import green
 from swift.wire import environ as env
 from swift.wire.request import Response
+from swift.wire.streams import ChunkReader
 
 SOURCE = "GET /v1/a/c/o"
 
