@@ -24,6 +24,9 @@ $(STAMP): requirements.lock setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
 	  { echo "Python's venv module is missing; on Debian or Ubuntu:"; \
 	    echo "  sudo apt-get install python3-venv"; exit 1; }
+	@command -v cc >/dev/null || command -v gcc >/dev/null || \
+	  { echo "netifaces comes as source only and needs a C compiler; on Debian or Ubuntu:"; \
+	    echo "  sudo apt-get install gcc python3-dev"; exit 1; }
 	@echo "== virtual environment in $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "== dependencies (about a minute the first time)"

@@ -2,8 +2,8 @@
 """Settings of all tests.
 
 Properties have no time limit, for the machines that run them are shared and slow at
-times. In CI their examples are the same in every run; elsewhere they are drawn anew, and
-a failure prints how to see it again.
+times. In CI their examples are the same in every run; elsewhere they are drawn anew,
+and a failure prints how to see it again.
 """
 
 from __future__ import annotations
