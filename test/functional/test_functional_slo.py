@@ -208,3 +208,15 @@ def test_info(client):
         "max_manifest_segments": 1000, "max_manifest_size": 8388608,
         "yield_frequency": 10, "min_segment_size": 1, "allow_async_delete": True,
     }  # fmt: skip
+
+
+def test_segments_come_from_other_nodes_when_one_dies(client, large, cluster):
+    if cluster is None:
+        pytest.skip("the cluster is not ours to break")
+    cluster.kill("object-2")
+    try:
+        assert client.get(large).body == WHOLE
+        got = client.get(large, {"Range": "bytes=299990-300009"})
+        assert got.body == WHOLE[299_990:300_010]
+    finally:
+        cluster.restart("object-2")
