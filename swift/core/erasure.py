@@ -254,6 +254,7 @@ class ErasureCoding:
             needed=self.needed,
             suffices=self.suffices,
             scheme=self.scheme,
+            unique=self.unique,
             newest=newest,
             suppress_missing=suppress_missing,
         )

@@ -48,8 +48,11 @@ class Described:
     size: int
 
     @classmethod
-    def of(cls, headers: Headers, scheme: str) -> Described | None:
-        """None when the answer does not say all of it, or is of another scheme."""
+    def of(cls, headers: Headers, scheme: str, unique: int) -> Described | None:
+        """None when the answer does not say all of it, or is of another scheme.
+
+        unique: how many fragments there are.
+        """
         etag = headers.get(X_OBJECT_SYSMETA_EC_ETAG)
         try:
             timestamp = headers.timestamp(X_BACKEND_DATA_TIMESTAMP)
@@ -61,7 +64,7 @@ class Described:
             return None
         if headers.get(X_OBJECT_SYSMETA_EC_SCHEME, scheme) != scheme:
             return None
-        if index < 0 or size < 0:
+        if not 0 <= index < unique or size < 0:
             return None
         return cls(index, timestamp, etag, size)
 
@@ -87,8 +90,9 @@ class FragmentCollector:
     """Reads that need several fragments; see `core.redundancy.Collector`.
 
     needed: fragments to ask for at first. suffices: tells whether indexes give a
-    segment back. scheme: as archives name it; others are of no use. newest: all answers
-    are wanted. suppress_missing: as for CopyCollector.
+    segment back. scheme: as archives name it; others are of no use. unique: how many
+    fragments there are. newest: all answers are wanted. suppress_missing: as for
+    CopyCollector.
 
     sources: index → answer, of the group that was chosen. useless: answers that
     did not fit, to be counted against their nodes.
@@ -100,18 +104,21 @@ class FragmentCollector:
         needed: int,
         suffices: Callable[[Collection[int]], bool],
         scheme: str,
+        unique: int,
         newest: bool = False,
         suppress_missing: int = 0,
     ) -> None:
         self._needed = needed
         self._suffices = suffices
         self._scheme = scheme
+        self._unique = unique
         self._newest = newest
         self._suppress = suppress_missing
         self._groups: dict[Timestamp, _Group] = {}
         self._durable: set[Timestamp] = set()
         self._deleted_at = ZERO
         self._elsewhere: list[tuple[Any, Mapping[Timestamp, set[int]]]] = []
+        self._revisits_left = 2 * unique
         self._unfit: list[Answer] = []
         self.refusals: list[Answer] = []
         self.useless: list[Answer] = []
@@ -133,7 +140,7 @@ class FragmentCollector:
 
     def _feed_good(self, answer: Answer) -> None:
         headers = answer.headers
-        described = Described.of(headers, self._scheme)
+        described = Described.of(headers, self._scheme, self._unique)
         if described is None:
             self.useless.append(answer)
             self._unfit.append(answer)
@@ -141,7 +148,6 @@ class FragmentCollector:
         durable_at = _time(headers.get(X_BACKEND_DURABLE_TIMESTAMP))
         if durable_at is not None:
             self._durable.add(durable_at)
-        self._note_elsewhere(answer, described)
         group = self._groups.get(described.timestamp)
         if group is None:
             group = _Group(described.timestamp, described.etag, described.size)
@@ -153,7 +159,11 @@ class FragmentCollector:
         index = described.index
         if index in group.fragments or index in group.verdicts:
             self._unfit.append(answer)
-        elif answer.is_success:
+            return
+        # Only a node that has given something new is asked again, or one that says
+        # what is not so would be for ever.
+        self._note_elsewhere(answer, described)
+        if answer.is_success:
             group.fragments[index] = answer
         else:
             group.verdicts[index] = answer
@@ -235,6 +245,8 @@ class FragmentCollector:
 
     def revisit(self) -> Any | None:
         """The source of an earlier answer whose node has more of use; each once."""
+        if self._revisits_left <= 0:
+            return None
         for group in self._standing():
             if group.timestamp in self._durable and not self._is_complete(group):
                 found = self._take_elsewhere(group.timestamp, _indexes(group))
@@ -249,6 +261,7 @@ class FragmentCollector:
         for at, (source, others) in enumerate(self._elsewhere):
             if others.get(timestamp, set()) - have:
                 del self._elsewhere[at]
+                self._revisits_left -= 1
                 return source
         return None
 

@@ -59,10 +59,11 @@ class Decoder(Protocol):
 
     segment_size: bytes of the object in each; the last may be shorter. fragment_size:
     bytes of an archive that are of one such segment. scheme: what archives of this code
-    say they are of.
+    say they are of. unique: how many fragments there are.
     """
 
     scheme: str
+    unique: int
     segment_size: int
     fragment_size: int
 

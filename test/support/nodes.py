@@ -388,8 +388,13 @@ def make_cluster(
 class Setup:
     """Nodes and a proxy, and a way to ask it."""
 
-    def __init__(self, cluster: Cluster | None = None, **options: str) -> None:
-        self.nodes = Nodes()
+    def __init__(
+        self,
+        cluster: Cluster | None = None,
+        nodes: Nodes | None = None,
+        **options: str,
+    ) -> None:
+        self.nodes = nodes or Nodes()
         self.cluster = cluster or make_cluster()
         self.log = ListSink()
         sections = {

@@ -230,7 +230,8 @@ class SegmentReader:
         answer = self._backends.try_ask(node, ask, self._timeout_s, extra)
         if answer is None or not isinstance(answer.source, Found):
             return
-        found = Described.of(answer.headers, self._decoder.scheme)
+        decoder = self._decoder
+        found = Described.of(answer.headers, decoder.scheme, decoder.unique)
         is_same = (
             found is not None
             and answer.is_success

@@ -153,7 +153,7 @@ def _decode(
         discard(chosen)
         headers[h.CONTENT_LENGTH] = "0"
         return Response(chosen.status, headers, b"")
-    described = Described.of(chosen.headers, decoder.scheme)
+    described = Described.of(chosen.headers, decoder.scheme, decoder.unique)
     assert described is not None, "the collector takes no other answers"
     # Nodes that sent the whole of what they have were not to heed the range.
     spans = None
