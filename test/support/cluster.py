@@ -193,7 +193,7 @@ class Cluster:
         )
         log.close()
         port = self.port_of(name)
-        wait_until(lambda: _listens(port), START_LIMIT_S, f"restart of {name}")
+        wait_until(lambda: listens(port), START_LIMIT_S, f"restart of {name}")
 
     def port_of(self, name: str) -> int:
         """The port a server listens on."""
@@ -217,9 +217,10 @@ class Cluster:
         return sorted(found)
 
 
-def _listens(port: int) -> bool:
+def listens(port: int, address: str = "127.0.0.1") -> bool:
+    """True when a connection to a TCP port is accepted within a second."""
     import socket
 
     with socket.socket() as probe:
         probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((address, port)) == 0
