@@ -48,7 +48,8 @@ _KINDS = {
     "gauge": "gauge", "timing": "time, ms", "timing_since": "time, ms",
     "labelled_timing": "time, ms", "transfer_rate": "ms per kB",
 }  # fmt: skip
-_CONTRACT = re.compile(r" \(contract [^)]*\)")
+_SOURCES = re.compile(r"\s*(\(contract [^)]*\)|Contracts?:? .*)", re.DOTALL)
+"""Where a rule comes from, as the code cites it."""
 
 
 def cell(text: str) -> str:
@@ -164,7 +165,7 @@ def constants(module: ModuleType) -> Iterator[tuple[str, list[tuple[str, str]]]]
         if line.startswith("# ") and not before.strip():
             if found:
                 yield heading, found
-            heading, found = _CONTRACT.sub("", line).strip("# -"), []
+            heading, found = _SOURCES.sub("", line).strip("# -"), []
         match = re.match(r"([A-Z][A-Z0-9_]+) = \S", line)
         value = getattr(module, match[1], None) if match else None
         if match and isinstance(value, str):
@@ -302,7 +303,8 @@ def metrics_page() -> Iterator[str]:
 def subject_of(path: Path) -> str:
     """The first sentence or so of a module: its docstring's first paragraph."""
     text = ast.get_docstring(ast.parse(path.read_text())) or ""
-    return cell(text.partition("\n\n")[0])
+    first = text.partition("\n\n")[0]
+    return cell(_SOURCES.sub("", first))
 
 
 def rooms(storey: str) -> Iterator[str]:
