@@ -164,6 +164,27 @@ class Cluster:
         """The ring of container databases. Raises RingUnavailable."""
         return self.rings[CONTAINER_RING].get()
 
+    def check_object_rings(self) -> None:
+        """Raise ConfigError naming the policy whose ring is not of its size.
+
+        A ring that is not there yet is not judged.
+        """
+        for policy in self.policies:
+            wanted = policy.redundancy.ring_size
+            if wanted is None:
+                continue
+            try:
+                found = self.object_ring(policy.index).replica_count
+            except RingUnavailable:
+                continue
+            if found != wanted:
+                raise ConfigError(
+                    os.path.join(self.swift_dir, f"{policy.ring_name}.ring.gz"),
+                    f"storage-policy:{policy.index}",
+                    "replicas",
+                    f"policy {policy.name} needs {wanted}, the ring has {found:g}",
+                )
+
     def object_ring(self, index: int) -> Ring:
         """The ring of a policy. Raises RingUnavailable, also for an unknown policy."""
         name = f"object-{index}" if index else "object"

@@ -158,3 +158,22 @@ def test_a_ring_that_never_was_whole_is_an_error(tmp_path: Path) -> None:
 
     with pytest.raises(RingUnavailable, match=r"account\.ring\.gz"):
         cluster.account_ring()
+
+
+def test_a_ring_that_is_too_small_for_its_policy_is_refused_by_name(
+    tmp_path: Path,
+) -> None:
+    deep = """
+[storage-policy:3]
+name = deep
+policy_type = erasure_coding
+ec_type = isa_l_rs_vand
+ec_num_data_fragments = 4
+ec_num_parity_fragments = 2
+"""
+    cluster = Cluster.load(swift_dir(tmp_path, CONF + deep))
+    cluster.check_object_rings()  # a ring that is not there yet is not judged
+    (tmp_path / "object-3.ring.gz").write_bytes(write_ring(ring(1)))
+
+    with pytest.raises(ConfigError, match=r"storage-policy:3.*deep needs 6"):
+        cluster.check_object_rings()

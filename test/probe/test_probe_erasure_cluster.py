@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An erasure-coded policy of a real cluster: devices are lost, a proxy is killed."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+from contextlib import suppress
+
+import pytest
+
+from test.support.client import Client
+from test.support.cluster import Cluster, wait_until
+
+BODY = os.urandom(2_500_000)
+POLICY = "ec-4-2"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    started = Cluster(tmp_path_factory.mktemp("erasure"), "--policies", "replica+ec")
+    started.start()
+    # What heals must not hide what a request does.
+    for name in started.names():
+        if name.startswith("daemons-"):
+            started.kill(name)
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def client(cluster):
+    return Client.authenticated(
+        f"{cluster.endpoint}/auth/v1.0", cluster.user, cluster.key
+    )
+
+
+@pytest.fixture
+def box(client, request):
+    path = f"{client.base}/{request.node.name[:60]}"
+    got = client.put(path, headers={"X-Storage-Policy": POLICY})
+    assert got.status == 201, got
+    return path
+
+
+def fragments(cluster):
+    """Data files of the policy below all devices, by path."""
+    return sorted(cluster.folder.glob("srv/*/d*/objects-1/*/*/*/*.data"))
+
+
+def test_two_policies_stand_side_by_side(cluster, client, box):
+    assert client.head(box).headers["x-storage-policy"] == POLICY
+    plain = f"{client.base}/plain"
+    assert client.put(plain).status == 201
+    assert client.head(plain).headers["x-storage-policy"] == "replica"
+    assert client.put(f"{box}/o", BODY).status == 201
+    assert client.put(f"{plain}/o", BODY).status == 201
+    assert len(fragments(cluster)) == 6
+    stored = sum(path.stat().st_size for path in fragments(cluster))
+    assert stored <= 1.51 * len(BODY)
+    copied = client.request("COPY", f"{box}/o", {"Destination": "plain/copy"})
+    assert copied.status == 201
+    assert client.get(f"{plain}/copy").body == BODY
+    [row] = client.get(f"{box}?format=json").json()
+    assert row["bytes"] == len(BODY)
+    assert row["hash"] == client.head(f"{plain}/o").headers["etag"]
+
+
+def test_two_lost_devices_are_worked_around(cluster, client, box):
+    before = set(fragments(cluster))
+    assert client.put(f"{box}/o", BODY).status == 201
+    own = sorted(set(fragments(cluster)) - before)
+    devices = [path.parents[4] for path in own]
+    aside = [device.with_name(f"aside-{device.name}") for device in devices[:2]]
+    for device, place in zip(devices, aside, strict=False):
+        device.rename(place)
+    try:
+        for _ in range(3):
+            assert client.get(f"{box}/o").body == BODY
+        span = client.get(f"{box}/o", {"Range": "bytes=1000000-2000000"})
+        assert (span.status, span.body) == (206, BODY[1_000_000:2_000_001])
+        assert client.head(f"{box}/o").headers["content-length"] == str(len(BODY))
+        assert client.put(f"{box}/o", BODY[::-1]).status == 201
+        assert client.get(f"{box}/o").body == BODY[::-1]
+    finally:
+        for device, place in zip(devices, aside, strict=False):
+            place.rename(device)
+    # What came back is older, and is not mistaken for the object.
+    for _ in range(3):
+        assert client.get(f"{box}/o").body == BODY[::-1]
+
+
+def test_a_proxy_killed_before_the_commit_changes_nothing(cluster, client, box):
+    assert client.put(f"{box}/o", b"the old one").status == 201
+    before = set(fragments(cluster))
+    connection = http.client.HTTPConnection(client.host, client.port, timeout=30)
+    connection.putrequest("PUT", f"{box}/o")
+    for name, value in (
+        ("X-Auth-Token", client.token),
+        ("Content-Length", str(len(BODY))),
+        ("Content-Type", "x/y"),
+        ("Expect", "100-continue"),
+    ):
+        connection.putheader(name, value)
+    connection.endheaders()
+    # The proxy reads, and so sends this, when all nodes have said 100 to it.
+    assert connection.sock.recv(65536).startswith(b"HTTP/1.1 100")
+    stopped = [cluster.pid("object-1"), cluster.pid("object-2")]
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        connection.sock.sendall(BODY)
+        wait_until(
+            lambda: len(set(fragments(cluster)) - before) >= 2,
+            20,
+            "nodes have their fragments and wait for the commit",
+        )
+        cluster.kill("proxy")
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+    with suppress(OSError):
+        connection.close()
+    landed = set(fragments(cluster)) - before
+    assert all("#d" not in path.name for path in landed)
+    cluster.restart("proxy")
+    again = Client.authenticated(
+        f"{cluster.endpoint}/auth/v1.0", cluster.user, cluster.key
+    )
+    assert again.get(f"{box}/o").body == b"the old one"
+    assert again.put(f"{box}/o", BODY).status == 201
+    assert again.get(f"{box}/o").body == BODY
+    wait_until(
+        lambda: not landed & set(fragments(cluster)), 10, "commits have cleaned up"
+    )
