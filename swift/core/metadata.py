@@ -7,7 +7,8 @@ existing nodes write (`_codecs encode` calls), for they refuse any other and tak
 record's age from it. A record larger than one attribute continues in numbered ones.
 
 Format: doc/source/formats/object-metadata.md (contract object-on-disk 4, 5). Golden
-records are read and written again byte for byte (test/interop/test_storage_golden.py).
+records are read and written again byte for byte by
+test/interop/test_interop_object_tree.py.
 """
 
 from __future__ import annotations
