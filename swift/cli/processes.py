@@ -25,6 +25,7 @@ RELOAD_TIMEOUT_S = 300.0
 EXIT_UNSUITABLE = 2
 EXIT_TIMEOUT = 128 + errno.ETIMEDOUT
 
+_LOOK_S = 1.0
 _WIDTH = 80
 _PROC = Path("/proc")
 
@@ -126,7 +127,13 @@ def _signal_and_wait(options: argparse.Namespace, program: str) -> int:
         deadline = green.monotonic() + options.timeout
         while True:
             left_s = deadline - green.monotonic()
-            message = listener.receive(left_s) if left_s > 0 else None
+            message = listener.receive(min(left_s, _LOOK_S)) if left_s > 0 else None
+            if message is None and left_s > 0:
+                if command_line(pid):
+                    continue
+                # As a server without workers does: it cannot hand its port over.
+                print(f"{program} ended instead of reloading", file=sys.stderr)
+                return 1
             if message is None:
                 print(f"Timed out reloading {program}", file=sys.stderr)
                 return EXIT_TIMEOUT

@@ -6,14 +6,26 @@ from __future__ import annotations
 import io
 import json
 import re
+import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from swift.cli import auditing, dispersion, info, recon, relink, ring_builder
+from swift.cli import (
+    auditing,
+    dispersion,
+    info,
+    init,
+    processes,
+    recon,
+    relink,
+    ring_builder,
+)
 from test.support.client import Client
-from test.support.cluster import Cluster, wait_until
+from test.support.cluster import ROOT, Cluster, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -287,3 +299,68 @@ def test_the_part_power_grows_while_the_cluster_serves(cluster):
     for path in files:
         path_hash, partition = path.parent.name, path.parts[-4]
         assert int(path_hash[:8], 16) >> (32 - 11) == int(partition)
+
+
+# --- Processes ------------------------------------------------------------------------
+
+
+def test_servers_are_started_reloaded_and_stopped(
+    cluster, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.setenv(
+        "PATH", f"{ROOT}/bin:{Path(sys.executable).parent}:/usr/bin:/bin"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    dirs = ["--swift-dir", f"{cluster.folder}/etc", "-r", str(tmp_path)]
+    cluster.kill("account-1")
+    cluster.kill("account-2")
+    conf = f"{cluster.folder}/etc/account-server/1.conf"
+    # A server that serves in its main process has nobody to hand its port over to.
+    text = Path(conf).read_text().replace("workers = 0", "workers = 1")
+    Path(conf).write_text(text)
+
+    def said() -> list[str]:
+        lines = capsys.readouterr().out.splitlines()
+        return [line for line in lines if not line.startswith("WARNING: Unable")]
+
+    assert init.main(["account.1", "start", *dirs]) == 0
+    assert said() == [f"Starting account-server...({conf})"]
+    pid = int((tmp_path / "account-server" / "1.pid").read_text())
+    try:
+        assert init.main(["account.1", "status", *dirs]) == 0
+        assert said() == [f"account-server running ({pid} - {conf})"]
+        assert asks(cluster, "account-1") == 200
+
+        assert processes.reload(["-v", "-t", "30", str(pid)]) == 0
+        assert said() == [
+            "Checking config for swift-account-server",
+            "Sending USR1 signal",
+            "Process is RELOADING",
+            "Process is READY",
+            "Reloaded swift-account-server",
+        ]
+        assert asks(cluster, "account-1") == 200
+        # A configuration that does not parse is refused, and the server goes on.
+        Path(conf).write_text(text.replace("workers = 1", "workers = many"))
+        assert processes.reload([str(pid)]) == 1
+        Path(conf).write_text(text)
+        assert asks(cluster, "account-1") == 200
+
+        assert init.main(["account.1", "reload-seamless", *dirs]) == 0
+        wait_until(lambda: asks(cluster, "account-1") == 200, 20, "the new server")
+        assert init.main(["account.1", "restart", *dirs]) == 0
+        assert asks(cluster, "account-1") == 200
+        assert init.main(["account-auditor.1", "once", *dirs]) == 0
+    finally:
+        capsys.readouterr()
+        assert init.main(["account.1", "shutdown", *dirs]) == 0
+    assert init.main(["account.1", "status", *dirs]) == 1
+    cluster.restart("account-1")
+    cluster.restart("account-2")
+
+
+def asks(cluster: Cluster, name: str) -> int:
+    """The status of a server's healthcheck."""
+    url = f"http://127.0.0.1:{cluster.port_of(name)}/healthcheck"
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        return int(answer.status)

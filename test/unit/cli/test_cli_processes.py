@@ -117,3 +117,51 @@ def test_programs_are_known_by_their_paths():
     assert not is_python("/bin/sh")
     assert is_script("/usr/local/bin/swift-object-server")
     assert not is_script("/usr/local/bin/swifty")
+
+
+def server(tmp_path: Path, on_signal: str) -> subprocess.Popen[bytes]:
+    """A stand-in for a server's manager; on_signal: its code for USR1."""
+    script = tmp_path / "bin" / "swift-object-server"
+    script.parent.mkdir()
+    script.write_text(
+        "import os, signal, socket, sys\n"
+        "if '--test-config' in sys.argv:\n    sys.exit('bad' in sys.argv)\n"
+        "def say(text):\n"
+        "    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:\n"
+        "        out.sendto(text, '\\0swift-notifications\\0%d' % os.getpid())\n"
+        f"def act(*_):\n    {on_signal}\n"
+        "signal.signal(signal.SIGUSR1, act)\n"
+        "print('up', flush=True)\n"
+        "while True:\n    signal.pause()\n"
+    )
+    words = [sys.executable, str(script), "a.conf"]
+    if on_signal == "bad":
+        words.append("bad")
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+@pytest.mark.parametrize(
+    ("on_signal", "code", "said"),
+    [
+        pytest.param(
+            "say(b'RELOADING=1'); say(b'READY=1')", 0,
+            "Reloaded swift-object-server\n", id="ready",
+        ),
+        pytest.param("os._exit(0)", 1, "", id="ended"),
+        pytest.param("say(b'RELOADING=1')", 238, "", id="late"),
+        pytest.param("bad", 1, "", id="bad configuration"),
+    ],
+)  # fmt: skip
+def test_reload_waits_for_what_the_server_says(tmp_path, capsys, on_signal, code, said):
+    process = server(tmp_path, on_signal)
+    try:
+        assert reload(["-t", "1.5", str(process.pid)]) == code
+        found = capsys.readouterr()
+        assert found.out == said
+        assert bool(found.err) == bool(code)
+    finally:
+        process.kill()
+        process.communicate()
