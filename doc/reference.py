@@ -48,6 +48,8 @@ _KINDS = {
     "gauge": "gauge", "timing": "time, ms", "timing_since": "time, ms",
     "labelled_timing": "time, ms", "transfer_rate": "ms per kB",
 }  # fmt: skip
+_BESIDE = "Beside these:"
+"""What a Config's docstring says of options whose names are made of others."""
 _SOURCES = re.compile(r"\s*(\(contract [^)]*\)|Contracts?:? .*)", re.DOTALL)
 """Where a rule comes from, as the code cites it."""
 
@@ -84,6 +86,10 @@ def options_table(configs: Sequence[type[Any]], without: set[str]) -> Iterator[s
         yield from table(("option", "default", "meaning"), rows)
     else:
         yield from ("No options of its own.", "")
+    for config in configs:
+        _, words, patterns = " ".join((config.__doc__ or "").split()).partition(_BESIDE)
+        if words:
+            yield from (f"{words}{patterns}", "")
 
 
 def options() -> Iterator[str]:
