@@ -1,0 +1,396 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole cluster in this thread: real servers, proxies and daemons between the doors.
+
+The World knows how to ask, to break, to mend and to let a daemon pass. What is asked
+and broken when is in `history`, what must be true afterwards in `judge`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import tempfile
+from functools import cache
+
+from swift.core.hashing import HashSalt
+from swift.core.headers import X_TIMESTAMP
+from swift.core.names import Limits
+from swift.core.policy import StoragePolicies, StoragePolicy
+from swift.core.redundancy import Replication
+from swift.core.ring.builder import RingBuilder
+from swift.core.settings import Reserve
+from swift.daemons import rsync
+from swift.daemons.account_replicator import AccountReplicator
+from swift.daemons.container_replicator import ContainerReplicator
+from swift.daemons.container_updater import ContainerUpdater
+from swift.daemons.db_auditor import AccountAuditor, ContainerAuditor
+from swift.daemons.object_auditor import ALL, ZBF, ObjectAuditor, Scan
+from swift.daemons.object_expirer import ObjectExpirer
+from swift.daemons.object_replicator import ObjectReplicator
+from swift.daemons.object_updater import DeviceSweep, ObjectUpdater
+from swift.runtime import green
+from swift.runtime.cluster import Cluster
+from swift.runtime.daemon import Frame, Scope, run_pass
+from swift.runtime.logs import DEBUG, NULL_LOG, ListSink, Logger
+from swift.runtime.metrics import NO_METRICS
+from swift.services import account, container
+from swift.services import object as object_server
+from swift.services.proxy.app import ProxyServer, make_proxy, register_facts
+from swift.services.proxy.options import read_options
+from swift.storage import fs
+from swift.storage.devices import Devices
+from swift.storage.object.context import DiskConfig
+from swift.wire import environ as env
+from swift.wire.client import ConnectionPool
+from swift.wire.environ import blank
+from swift.wire.filter import PipelineContext, Process
+from swift.wire.internal_client import InternalClient
+from swift.wire.memcache import LocalCache
+from swift.wire.request import call
+from test.sim.doors import (
+    PORTS,
+    InlineThreads,
+    Network,
+    SimClock,
+    SimConnector,
+    SimDisk,
+    SimRsync,
+)
+
+PART_POWER = 2
+REPLICAS = 3
+SALT = HashSalt(b"", b"simulated")
+POLICIES = StoragePolicies([StoragePolicy(0, ("gold",), Replication(), True)])
+DAEMONS = (
+    "object-auditor",
+    "object-updater",
+    "object-replicator",
+    "container-auditor",
+    "container-replicator",
+    "container-updater",
+    "account-auditor",
+    "account-replicator",
+)
+"""What runs on every node, in the order of a calm pass."""
+
+_CLASSES = {
+    "object-updater": ObjectUpdater,
+    "object-auditor": ObjectAuditor,
+    "object-replicator": ObjectReplicator,
+    "container-auditor": ContainerAuditor,
+    "container-replicator": ContainerReplicator,
+    "container-updater": ContainerUpdater,
+    "account-auditor": AccountAuditor,
+    "account-replicator": AccountReplicator,
+    "object-expirer": ObjectExpirer,
+}
+
+
+class SimRing:
+    """In the place of a ring file."""
+
+    has_changed = False
+
+    def __init__(self, ring):
+        self._ring = ring
+
+    def get(self):
+        """The ring."""
+        return self._ring
+
+
+@cache
+def make_ring(kind, count):
+    """A ring over that many nodes."""
+    builder = RingBuilder(PART_POWER, REPLICAS, 1)
+    for number in range(1, count + 1):
+        builder.add_device(
+            region=1,
+            zone=number,
+            ip=f"10.0.0.{number}",
+            port=PORTS[kind],
+            name=f"d{number}",
+            weight=100.0,
+        )
+    builder.rebalance(now=0.0, rng=random.Random(kind))
+    return builder.ring()
+
+
+class SimNode:
+    """One node: a device, three servers, and its daemons when they are asked for."""
+
+    def __init__(self, world, number):
+        self.world = world
+        self.number = number
+        self.name = f"n{number}"
+        self.ip = f"10.0.0.{number}"
+        self.device = f"d{number}"
+        self.root = f"{world.root}/{self.name}"
+        self.path = f"{self.root}/{self.device}"
+        self.away = f"{world.root}/away-{self.name}"
+        os.makedirs(self.path)
+        self.down = True
+        self.apps = {}
+        self.served = []
+        self.daemons = {}
+        self.connector = SimConnector(world.network, self)
+
+    def start(self):
+        """Start the servers."""
+        world = self.world
+        shared = {"cluster": world.cluster, "log": world.log, "metrics": NO_METRICS}
+        places = {"devices": self.root, "mount_check": False, "log_requests": False}
+        disks = DiskConfig(
+            devices=self.root, mount_check=False, fallocate_reserve=Reserve()
+        )
+        self.apps = {
+            "object": object_server.make_server(
+                object_server.ObjectConfig(log_requests=False),
+                disks,
+                connector=self.connector,
+                **shared,
+            ),
+            "container": container.make_server(
+                container.ContainerConfig(**places), connector=self.connector, **shared
+            ),
+            "account": account.make_server(account.AccountConfig(**places), **shared),
+        }
+        self.down = False
+        world.disk.nodes[self.name].down = False
+
+    def stop(self):
+        """End the servers and all their requests at once."""
+        self.down = True
+        self.apps = {}
+        self.daemons = {}
+        # Killing yields; who starts us again meanwhile must find nothing of this.
+        served, self.served = self.served, []
+        me = green_self()
+        for each in served:
+            each.channel.close()
+            if each.thread is not me:
+                each.thread.kill()
+
+    def cut_power(self):
+        """End everything, and lose what was not synced."""
+        state = self.world.disk.nodes[self.name]
+        state.down = True
+        state.cut_in = None
+        self.stop()
+        if os.path.isdir(self.path):
+            self.world.disk.lose_power(self.name, self.device)
+
+    def take_away(self):
+        """The device is gone, its node lives."""
+        if os.path.isdir(self.path):
+            os.rename(self.path, self.away)
+
+    def bring_back(self):
+        """The device is there again, as it was."""
+        if os.path.isdir(self.away):
+            os.rename(self.away, self.path)
+
+    def wipe(self):
+        """An empty device is in the place of the old."""
+        for path in (self.path, self.away):
+            if os.path.isdir(path):
+                for name in os.listdir(path):
+                    shutil.rmtree(f"{path}/{name}", ignore_errors=True)
+                self.world.disk.forget(path)
+
+    def daemon(self, name):
+        """A daemon of this node."""
+        world = self.world
+        kind = _CLASSES[name]
+        server = name.partition("-")[0]
+        fields = {
+            "devices": self.root,
+            "mount_check": False,
+            "bind_ip": self.ip,
+            "bind_port": PORTS[server],
+            "recon_cache_path": self.root,
+            "sync_method": "ssync",
+            "rsync_module": "{replication_ip}::sim",
+            "databases_per_second": 0.0,
+            "containers_per_second": 0.0,
+            "per_second": 0.0,
+            "objects_per_second": 0.0,
+            "files_per_second": 0.0,
+            "bytes_per_second": 0.0,
+            "tasks_per_second": 0.0,
+            "dequeue_from_legacy": True,
+        }
+        known = kind.Config.__dataclass_fields__
+        config = kind.Config(**{k: v for k, v in fields.items() if k in known})
+        frame = Frame(world.cluster, world.log, NO_METRICS)
+        if name == "object-replicator":
+            rng = random.Random(world.rng.random())
+            return kind(config, frame, connector=self.connector, rng=rng)
+        if name in ("object-auditor", "container-auditor", "account-auditor"):
+            return kind(config, frame)
+        if name == "object-updater":
+            return _Updater(self, config, frame)
+        if name == "object-expirer":
+            client = InternalClient(
+                CachedApp(world.proxies[0], LocalCache()), user_agent="expirer", tries=1
+            )
+            return kind(config, frame, client=client, pool=self.pool())
+        return kind(config, frame, pool=self.pool())
+
+    def pool(self):
+        """Connections from this node."""
+        return ConnectionPool(self.connector)
+
+    def run(self, name):
+        """One pass of a daemon."""
+        if self.down:
+            return
+        daemon = self.daemons.get(name)
+        if daemon is None:
+            daemon = self.daemons[name] = self.daemon(name)
+        if name == "object-auditor":
+            # In this process, and not in the children that the daemon would fork.
+            for kind in (ALL, ZBF):
+                daemon.scan(Scan(kind, tuple(daemon._devices.names()), 0.0))
+            return
+        run_pass(daemon, Scope(once=True))
+
+
+class _Updater(ObjectUpdater):
+    """Sweeps in this process, for a forked child would have a world of its own."""
+
+    def __init__(self, node, config, frame):
+        super().__init__(config, frame)
+        self._node = node
+
+    def handle(self, job):
+        DeviceSweep(
+            self.config,
+            self.frame,
+            job,
+            Devices(self.config.devices, False),
+            pool=self._node.pool(),
+            rng=random.Random(self._node.world.rng.random()),
+        ).run()
+
+
+class CachedApp:
+    """A proxy with the cache that a filter would give it."""
+
+    def __init__(self, app, cache_):
+        self._app = app
+        self._cache = cache_
+
+    def __call__(self, environ, start_response):
+        environ[env.CACHE] = self._cache
+        environ.setdefault(env.TRANS_ID, "tx-sim")
+        return self._app(environ, start_response)
+
+
+def green_self():
+    """The green thread that runs."""
+    import greenlet
+
+    return greenlet.getcurrent()
+
+
+class World:
+    """The cluster. Close it.
+
+    rng: decides everything. sink: what servers and daemons logged, if `logs`.
+    """
+
+    def __init__(self, rng, count, broken=(), *, logs=False):
+        self.rng = rng
+        base = "/dev/shm" if os.path.isdir("/dev/shm") else None
+        self.root = tempfile.mkdtemp(prefix="sim-", dir=base)
+        self.clock = SimClock()
+        self._random_state = random.getstate()
+        self._urandom = os.urandom
+        random.seed(rng.random())
+        # Random ids and orders come from the seed too.
+        os.urandom = rng.randbytes
+        random._urandom = rng.randbytes
+        green.install(self.clock)
+        green.install_threads(InlineThreads(rng))
+        self.disk = SimDisk(self.root, rng, broken)
+        fs.install(self.disk)
+        self.network = Network(rng)
+        rsync.install(SimRsync(self.network, self.root))
+        self.sink = ListSink()
+        self.log = Logger("sim", [self.sink], level=DEBUG) if logs else NULL_LOG
+        rings = {
+            kind: SimRing(make_ring(kind, count))
+            for kind in ("account", "container", "object")
+        }
+        self.rings = {kind: ring.get() for kind, ring in rings.items()}
+        self.cluster = Cluster(self.root, SALT, Limits(), POLICIES, rings)
+        self.nodes = [SimNode(self, number) for number in range(1, count + 1)]
+        self.network.nodes.update((node.ip, node) for node in self.nodes)
+        for node in self.nodes:
+            self.disk.add(node.name, node.device)
+            self.disk.nodes[node.name].on_cut = node.cut_power
+            node.start()
+        self.cache = LocalCache()
+        self.proxies = [self.proxy() for _ in range(2)]
+        self.calm_proxy = self.proxy(calm=True)
+
+    def close(self):
+        """Give the doors back and remove the files."""
+        for node in self.nodes:
+            node.stop()
+        green.install_threads(None)
+        green.install(None)
+        fs.install(None)
+        rsync.install(None)
+        os.urandom = random._urandom = self._urandom
+        random.setstate(self._random_state)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def proxy(self, *, calm=False):
+        """A proxy application; calm: its messages meet no faults."""
+        conf = {"account_autocreate": "true", "allow_account_management": "true"}
+        if calm:
+            # It asks every node, whatever it has met before.
+            conf["error_suppression_limit"] = "1000000"
+        process = Process(conf, cluster=self.cluster, log=self.log)
+        context = PipelineContext(conf, process)
+        options = read_options(conf, {}, policies=[0], source="-")
+        connector = SimConnector(self.network, calm=calm)
+        proxy = make_proxy(context, options, ConnectionPool(connector))
+        proxy.rng.seed(self.rng.random())
+        register_facts(context.info, proxy)
+        return ProxyServer(proxy, context.info)
+
+    def ask(self, app, method, path, headers=(), body=b"", stamp=None, cache_=None):
+        """(status, headers, body) of one request; the body None when it broke off.
+
+        stamp: the time of the proxy that is asked, for clocks that differ.
+        """
+        sent = dict(headers)
+        if stamp is not None:
+            sent[X_TIMESTAMP] = stamp
+        environ = blank(path, method=method, headers=sent, body=body)
+        environ[env.CACHE] = self.cache if cache_ is None else cache_
+        environ[env.TRANS_ID] = "tx-sim"
+        response = call(app, environ)
+        content = b""
+        length = response.headers.get("Content-Length")
+        try:
+            if response.app_iter is not None:
+                for chunk in response.app_iter:
+                    content += chunk
+            else:
+                content = response.body or b""
+        except Exception:
+            content = None
+        else:
+            short = length is not None and len(content) != int(length)
+            if method == "GET" and short:
+                content = None
+        finally:
+            close = getattr(response.app_iter, "close", None)
+            if close is not None:
+                close()
+        return response.status, response.headers, content
