@@ -26,6 +26,7 @@ from swift.runtime.process import (
     capture_streams,
     drop_privileges,
     is_local,
+    keep_freed_memory,
     own_addresses,
     raise_limits,
     set_priority,
@@ -342,6 +343,7 @@ def _serve(command: Command, setup: Setup, app: WsgiApp) -> int:
         directory=directory,
     )
     master.bind()
+    keep_freed_memory()
     raise_limits(log)
     set_priority(
         log,

@@ -389,6 +389,8 @@ class _FragmentEncoder:
     all else it does, and the nodes count the bytes of the others.
     """
 
+    step = 262144
+
     def __init__(self, coding: ErasureCoding, archives: int) -> None:
         self._coding = coding
         self._archives = archives

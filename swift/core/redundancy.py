@@ -29,7 +29,12 @@ SuffixHash = str | dict[int | None, str]
 
 
 class Encoder(Protocol):
-    """Turns the bytes of one object into those of its archives, as they come."""
+    """Turns the bytes of one object into those of its archives, as they come.
+
+    step: bytes that are best fed at once, 0 when it does not matter.
+    """
+
+    step: int
 
     def feed(self, data: bytes) -> Sequence[bytes]:
         """One chunk for each archive; empty ones where more must come first."""
@@ -314,6 +319,8 @@ class Replication:
 
 
 class _SameForAll:
+    step = 0
+
     def __init__(self, archives: int) -> None:
         self._archives = archives
 

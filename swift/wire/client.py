@@ -387,6 +387,23 @@ class HttpConnection:
         except OSError as error:
             raise self._failed(error) from error
 
+    def send_chunk_now(self, data: bytes) -> bytes:
+        """Send bytes as one chunk as far as the kernel takes it at once.
+
+        What is left of the chunk, framing and all, is the caller's to `send`. Raises
+        PeerError.
+        """
+        line = b"%x\r\n" % len(data)
+        try:
+            sent = self.channel.sock.sendmsg([line, data, CRLF])
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise self._failed(error) from error
+        if sent == len(line) + len(data) + len(CRLF):
+            return b""
+        return b"".join([line, data, CRLF])[sent:]
+
     def send_chunk(self, data: bytes) -> None:
         """Send bytes as one chunk of a chunked body; none of no bytes. Yields."""
         if data:
@@ -510,6 +527,20 @@ class HttpConnection:
                 self.close()
                 raise PeerError(self.peer, "head of the answer is too long")
             left = max(0.0, deadline - green.monotonic())
+
+    def answer_came(self) -> bool:
+        """True when `response` has not to wait for a head. Never waits.
+
+        For who awaits several connections, after `first_readable` of their watches.
+        """
+        try:
+            data = self.channel.recv_now(RECV_BYTES)
+        except OSError:
+            return True  # `response` finds the connection ended
+        if data is None:
+            return False
+        self._buffer += data
+        return not 0 < len(data) < RECV_BYTES or HEAD_END in self._buffer
 
     @property
     def answering(self) -> bool:
@@ -648,6 +679,13 @@ class ConnectionPool:
         """
         kept = self._kept(ip, port, look=True)
         return kept if kept is not None else self.dial(ip, port, connect_timeout_s)
+
+    def take_kept(self, ip: str, port: int) -> HttpConnection | None:
+        """A kept connection; None when none is. Never waits.
+
+        Without a look, so it may be dead after all: for requests that can be sent anew.
+        """
+        return self._kept(ip, port, look=False)
 
     def _kept(self, ip: str, port: int, *, look: bool) -> HttpConnection | None:
         idle = self._idle.get((ip, port))

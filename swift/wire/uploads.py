@@ -88,7 +88,14 @@ class _Commit:
     """Make it durable."""
 
 
-_Item = bytes | _End | _Commit
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """The end of what was begun, framing and all."""
+
+    data: bytes
+
+
+_Item = bytes | _Rest | _End | _Commit
 
 
 class Upload:
@@ -112,7 +119,7 @@ class Upload:
         self.index = index
         self.is_alive = True
         self.is_finished = False
-        self._is_idle = False  # the thread waits for bytes that it would send plainly
+        self._is_idle = False  # the thread waits for bytes
         self._backends = backends
         self._connection = connection
         self._framing = framing
@@ -131,12 +138,13 @@ class Upload:
         if not self.is_alive:
             return False
         try:
+            item: _Item = chunk
             if self._is_idle and not len(self._queue):
-                sent = self._connection.send_now(chunk)
-                if sent == len(chunk):
+                left = self._send_now(chunk)
+                if not left:
                     return True
-                chunk = chunk[sent:]
-            self._queue.put(chunk, self._timeout_s)
+                item = _Rest(left)
+            self._queue.put(item, self._timeout_s)
         except PeerError as error:
             self._lose(error)
             self._thread.kill()
@@ -147,6 +155,12 @@ class Upload:
             self._thread.kill()
             self._connection.close()
         return self.is_alive
+
+    def _send_now(self, chunk: bytes) -> bytes:
+        """Send what the kernel takes; the rest, as it is to be sent."""
+        if self._framing.is_chunked:
+            return self._connection.send_chunk_now(chunk)
+        return chunk[self._connection.send_now(chunk) :]
 
     def finish(self, footers: Mapping[str, str] | None = None) -> None:
         """End the body. The answer, or that the node is ready, goes to the results."""
@@ -195,14 +209,16 @@ class Upload:
             connection.send_chunk(mime.body_opening(framing.boundary))
         send = connection.send_chunk if framing.is_chunked else connection.send
         get = self._queue.get
-        plain = not framing.is_chunked
         while True:
-            self._is_idle = plain
+            self._is_idle = True
             item = get()
             self._is_idle = False
-            if type(item) is not bytes:
+            if type(item) is bytes:
+                send(item)
+            elif type(item) is _Rest:
+                connection.send(item.data)
+            else:
                 break
-            send(item)
         assert isinstance(item, _End), "the body is ended before the commit"
         self._send_end(item.footers)
         response = self._await_commit() if framing.two_phase else None

@@ -333,7 +333,7 @@ def _pass_on(
     source: Any = exchange.environ[env.WSGI_INPUT]
     read = getattr(source, "read_some", source.read)
     size_max = exchange.proxy.cluster.limits.max_file_size
-    step = exchange.proxy.config.client_chunk_size
+    step = max(exchange.proxy.config.client_chunk_size, encoder.step)
     uploads = connected.uploads
     total = 0
     while length is None or total < length:
