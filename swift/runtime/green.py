@@ -25,7 +25,7 @@ import time
 import traceback
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from queue import SimpleQueue
 from types import TracebackType
@@ -445,6 +445,13 @@ class Watch:
             if timer is not None:
                 timer.cancel()
 
+    def is_pending(self) -> bool:
+        """True when a read is worth trying now; an event counts once."""
+        if self._ready or self._ended or self._hub is None:
+            self._ready = False
+            return True
+        return False
+
     def writable(self, timeout_s: float | None = None) -> bool:
         """True when a write is worth trying, False when the time is up. Yields.
 
@@ -505,6 +512,43 @@ class Watch:
         for thread in (self.reader, self.writer):
             if thread is not None:
                 hub.ready.append(_resume_if(self, thread))
+
+
+def first_readable(
+    watches: Sequence[Watch], timeout_s: float | None = None
+) -> Watch | None:
+    """One of several watches at which a read is worth trying. Yields.
+
+    None when the time is up, which may be overrun as in `Watch.readable`.
+    """
+    for watch in watches:
+        if watch.is_pending():
+            return watch
+    hub = _hub()
+    current = getcurrent()
+    deadline = 0.0 if timeout_s is None else hub.clock() + max(timeout_s, 1e-9)
+    timer = None
+    for watch in watches:
+        assert watch.reader is None, "two threads read one descriptor"
+        watch.reader = current
+        watch.read_deadline = deadline
+    if timeout_s is not None:
+        if timeout_s >= _COARSE_S:
+            hub.start_sweep()
+        else:
+            timer = hub.schedule_call_global(timeout_s, watches[0].expire, deadline)
+    try:
+        if not hub.switch():
+            return None
+        # The one that woke us has let go of its reader.
+        return next(watch for watch in watches if watch.reader is not current)
+    finally:
+        for watch in watches:
+            if watch.reader is current:
+                watch.reader = None
+            watch.read_deadline = 0.0
+        if timer is not None:
+            timer.cancel()
 
 
 def _resume_if(watch: Watch, thread: Any) -> Callable[[], None]:

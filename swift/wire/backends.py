@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
-from swift.core.errors import PeerError
+from swift.core.errors import PeerError, PeerTimeout
 from swift.core.headers import Headers
 from swift.core.names import quote_segment
 from swift.core.quorum import NO_ANSWER, Answer, Tally, Verdict, is_good
@@ -25,6 +26,9 @@ from swift.wire.nodes import Candidates, ErrorLimiter, NodeTimings
 
 Pairs = Sequence[tuple[str, str]]
 """Headers as they are sent."""
+
+_UNHINDERED_MAX = 16384
+"""Bytes of a body that an idle connection takes at once, whatever its peer does."""
 
 DRAIN_MAX = 65536
 """Bytes of an unwanted body that are read so that its connection can be kept."""
@@ -173,6 +177,9 @@ class Backends:
         except PeerError as error:
             self.failed(node, f"{ask.method} {ask.path}", error)
             return None
+        return self._answer(node, ask, response)
+
+    def _answer(self, node: Node, ask: Ask, response: ClientResponse) -> Answer:
         status = response.status
         if ask.method in _READS and is_good(status):
             return Answer(
@@ -327,41 +334,8 @@ class Backends:
         `post_quorum_timeout_s` left; those later than that are finished in the
         background, within their own timeouts.
         """
-        done: green.Queue[tuple[int, Answer]] = green.Queue()
-        for index, extra in enumerate(extras):
-            green.spawn(self._deliver, ask, index, extra, candidates, timeout_s, done)
-        answers = [Answer(NO_ANSWER) for _ in extras]
-        until: float | None = None
-        for _ in extras:
-            try:
-                left = None if until is None else max(0.0, until - green.monotonic())
-                index, answer = done.get(left)
-            except green.QueueEmpty:
-                break
-            answers[index] = answer
-            if tally.feed(answer.status) is Verdict.MET and until is None:
-                until = green.monotonic() + post_quorum_timeout_s
-        return answers
-
-    def _deliver(
-        self,
-        ask: Ask,
-        index: int,
-        extra: Pairs,
-        candidates: Candidates,
-        timeout_s: float,
-        done: green.Queue[tuple[int, Answer]],
-    ) -> None:
-        last = Answer(NO_ANSWER)
-        try:
-            for node in candidates:
-                answer = self.try_ask(node, ask, timeout_s, extra)
-                if answer is not None:
-                    last = answer
-                    if answer.status < 500:
-                        break
-        finally:
-            done.put((index, last))
+        write = _Write(self, ask, extras, candidates, tally, timeout_s)
+        return write.run(post_quorum_timeout_s)
 
 
 _READS = ("GET", "HEAD")
@@ -402,6 +376,178 @@ class _Race:
             answer = self.answers.get(0)
             if answer is not None:
                 discard(answer)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """One replica's request, on a connection from which its answer is to come."""
+
+    index: int
+    node: Node
+    connection: HttpConnection
+
+
+class _Write:
+    """A write on its way to several nodes.
+
+    As a rule every node has a kept connection and a good answer: then all requests are
+    sent and their answers taken as they come, by the one thread that wants them. Only
+    a replica whose node is in trouble, and those that are waited for no longer, get
+    threads of their own.
+    """
+
+    __slots__ = (
+        "_answers", "_ask", "_backends", "_candidates", "_deadline", "_done",
+        "_extras", "_in_threads", "_sent", "_tally", "_timeout_s",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        backends: Backends,
+        ask: Ask,
+        extras: Sequence[Pairs],
+        candidates: Candidates,
+        tally: Tally,
+        timeout_s: float,
+    ) -> None:
+        self._backends = backends
+        self._ask = ask
+        self._extras = extras
+        self._candidates = candidates
+        self._tally = tally
+        self._timeout_s = timeout_s
+        self._deadline = green.monotonic() + timeout_s
+        self._answers = [Answer(NO_ANSWER) for _ in extras]
+        self._sent: list[_Sent] = []
+        self._in_threads = 0
+        self._done: green.Queue[tuple[int, Answer]] = green.Queue()
+
+    def run(self, post_quorum_timeout_s: float) -> list[Answer]:
+        """One answer for each replica, in their order. Yields."""
+        until: float | None = None
+        try:
+            for index in range(len(self._extras)):
+                self._send(index)
+            while self._sent or self._in_threads:
+                got = self._next(until)
+                if got is None:
+                    break
+                index, answer = got
+                self._answers[index] = answer
+                if self._tally.feed(answer.status) is Verdict.MET and until is None:
+                    until = green.monotonic() + post_quorum_timeout_s
+        finally:
+            self._leave()
+        return self._answers
+
+    def _send(self, index: int) -> None:
+        """Send one replica's request if its node has a kept connection."""
+        ask = self._ask
+        node = next(self._candidates, None)
+        if node is None:
+            self._done.put((index, Answer(NO_ANSWER)))
+            self._in_threads += 1
+            return
+        pool = self._backends.pool
+        connection = None
+        if len(ask.body) <= _UNHINDERED_MAX:
+            connection = pool.take_kept(node.ip, node.port)
+        if connection is None:
+            self._spawn(index, node)
+            return
+        try:
+            connection.send_head(
+                ask.method,
+                ask.target(node),
+                [*ask.headers, *self._extras[index]],
+                ask.body,
+            )
+        except PeerError:
+            connection.close()
+            self._spawn(index, node)  # it was kept too long; on a new one
+        else:
+            self._sent.append(_Sent(index, node, connection))
+
+    def _next(self, until: float | None) -> tuple[int, Answer] | None:
+        """The next final answer and whose it is; None when `until` has come. Yields."""
+        while self._sent and not self._in_threads:
+            limit = self._deadline if until is None else min(until, self._deadline)
+            watches = [sent.connection.channel.watch for sent in self._sent]
+            ready = green.first_readable(watches, max(0.0, limit - green.monotonic()))
+            if ready is None:
+                break
+            sent = self._sent[watches.index(ready)]
+            if sent.connection.answer_came():
+                self._sent.remove(sent)
+                answer = self._take(sent)
+                if answer is not None:
+                    return sent.index, answer
+        self._leave()
+        try:
+            left = None if until is None else max(0.0, until - green.monotonic())
+            got = self._done.get(left)
+        except green.QueueEmpty:
+            return None
+        self._in_threads -= 1
+        return got
+
+    def _take(self, sent: _Sent) -> Answer | None:
+        """A node's final answer; None when a thread sees to the replica now. Yields."""
+        backends, ask = self._backends, self._ask
+        connection, node = sent.connection, sent.node
+        last = Answer(NO_ANSWER)
+        again: Node | None = None
+        try:
+            left = max(0.0, self._deadline - green.monotonic())
+            last = backends._answer(node, ask, connection.response(left))
+            if last.status < 500:
+                return last
+        except PeerError as error:
+            connection.close()
+            if not isinstance(error, PeerTimeout) and not connection.answering:
+                again = node  # it had closed the connection, which says nothing of it
+            else:
+                backends.failed(node, f"{ask.method} {ask.path}", error)
+        self._spawn(sent.index, again, last)
+        return None
+
+    def _leave(self) -> None:
+        """Let threads see to what has been sent and is not answered."""
+        left, self._sent = self._sent, []
+        for sent in left:
+            self._in_threads += 1
+            green.spawn(self._finish, sent)
+
+    def _spawn(self, index: int, node: Node | None, last: Answer | None = None) -> None:
+        self._in_threads += 1
+        green.spawn(self._deliver, index, node, last or Answer(NO_ANSWER))
+
+    def _finish(self, sent: _Sent) -> None:
+        try:
+            answer = self._take(sent)
+        except BaseException:
+            sent.connection.close()
+            self._done.put((sent.index, Answer(NO_ANSWER)))
+            raise
+        if answer is not None:
+            self._done.put((sent.index, answer))
+        else:
+            self._in_threads -= 1  # the other thread counts
+
+    def _deliver(self, index: int, node: Node | None, last: Answer) -> None:
+        """Try `node`, then further ones, until one has an answer below 500."""
+        first = () if node is None else (node,)
+        try:
+            for candidate in chain(first, self._candidates):
+                answer = self._backends.try_ask(
+                    candidate, self._ask, self._timeout_s, self._extras[index]
+                )
+                if answer is not None:
+                    last = answer
+                    if answer.status < 500:
+                        break
+        finally:
+            self._done.put((index, last))
 
 
 def discard(answer: Answer) -> None:

@@ -294,6 +294,36 @@ def test_long_limits_are_swept(clock):
     right.close()
 
 
+def test_of_several_watches_the_first_to_be_readable_is_told():
+    pairs = [pair() for _ in range(3)]
+    watches = [green.Watch(left.fileno()) for left, _ in pairs]
+    assert green.first_readable(watches, 0.01) is None
+    green.spawn(pairs[2][1].send, b"x")
+    assert green.first_readable(watches, 5) is watches[2]
+    assert pairs[2][0].recv(10) == b"x"
+    # What came while nobody waited is told too, and each once.
+    pairs[0][1].send(b"y")
+    pairs[1][1].send(b"z")
+    told = [green.first_readable(watches, 5) for _ in range(2)]
+    assert set(told) == {watches[0], watches[1]}
+    assert green.first_readable(watches, 0.01) is None
+    assert all(watch.reader is None for watch in watches)
+    for watch, ends in zip(watches, pairs, strict=True):
+        watch.close()
+        for end in ends:
+            end.close()
+
+
+def test_waiting_for_the_first_of_several_is_swept(clock):
+    left, right = pair()
+    watch = green.Watch(left.fileno())
+    assert green.first_readable([watch], 30) is None
+    assert 30 <= green.monotonic() - 1000 <= 32
+    watch.close()
+    left.close()
+    right.close()
+
+
 def test_a_full_socket_becomes_writable_when_it_is_read():
     left, right = pair()
     watch = green.Watch(left.fileno())

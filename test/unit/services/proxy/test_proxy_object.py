@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import socket
 from hashlib import md5
 
 import pytest
@@ -100,6 +101,61 @@ def test_connections_are_kept_from_one_request_to_the_next(setup):
     for _ in range(5):
         setup.ask("GET", OBJECT)
     assert setup.nodes.dialled <= dialled + 3
+
+
+def test_a_write_on_kept_connections_needs_no_further_thread(setup, monkeypatch):
+    put(setup, b"one")
+    spawned = []
+    monkeypatch.setattr(green, "spawn", lambda *args: spawned.append(args))
+    assert put(setup, b"two").status == 201
+    assert spawned == []
+    assert {found.body for found in setup.nodes.stored("/a/c/o").values()} == {b"two"}
+
+
+@pytest.mark.parametrize("way", [socket.SHUT_RDWR, socket.SHUT_WR])
+def test_a_kept_connection_that_has_died_costs_no_node(setup, way):
+    put(setup, b"one")
+    for connection in setup.pool._idle[primaries(setup)[1], 6200]:
+        connection.channel.sock.shutdown(way)
+    assert put(setup, b"two").status == 201
+    stored = setup.nodes.stored("/a/c/o")
+    assert set(stored) == set(primaries(setup))
+    assert {found.body for found in stored.values()} == {b"two"}
+
+
+@pytest.mark.parametrize("at", range(3))
+def test_a_handoff_replaces_a_node_that_fails_on_a_kept_connection(setup, at):
+    put(setup, b"one")
+    failing = primaries(setup)[at]
+    setup.nodes.faults[failing] = lambda seen: Response(500)
+    assert put(setup, b"two").status == 201
+    newest = [
+        ip for ip, it in setup.nodes.stored("/a/c/o").items() if it.body == b"two"
+    ]
+    assert set(newest) == (set(primaries(setup)) - {failing}) | {handoffs(setup)[0]}
+
+
+def test_a_slow_node_holds_no_write_up_that_has_its_quorum(setup):
+    put(setup, b"one")
+    slow = primaries(setup)[0]
+    gate = green.Event()
+
+    def wait(seen):
+        if seen.method == "PUT" and seen.kind == "object":
+            gate.wait()
+
+    setup.nodes.faults[slow] = wait
+    begun = green.monotonic()
+    assert put(setup, b"two").status == 201
+    assert green.monotonic() - begun < 5
+    assert setup.nodes.stored("/a/c/o")[slow].body == b"one"
+    # It is not broken off, either.
+    gate.set()
+    for _ in range(100):
+        green.sleep(0.01)
+        if setup.nodes.stored("/a/c/o")[slow].body == b"two":
+            break
+    assert setup.nodes.stored("/a/c/o")[slow].body == b"two"
 
 
 @pytest.mark.parametrize("body", [b"small", BIG], ids=["small", "big"])
