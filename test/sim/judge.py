@@ -370,7 +370,9 @@ def _standing(names):
     """
     whole = [name for name in names if name.endswith((".data", ".ts"))]
     newest = max(whole, default="")
-    metas = [n for n in names if n.endswith(".meta") and n[:16] > newest[:16]]
+    metas = []
+    if newest.endswith(".data"):
+        metas = [n for n in names if n.endswith(".meta") and n[:16] > newest[:16]]
     others = [n for n in names if not n.endswith((".data", ".ts", ".meta"))]
     made = [newest, max(metas, default=""), *others]
     return tuple(sorted(name for name in made if name))
