@@ -74,6 +74,7 @@ clients: setup ## Real clients: swift, rclone, restic, curl
 
 bench: setup ## CPU time per request, in ms and in H
 	$(BIN)/python -m test.bench.run
+	$(BIN)/python -m test.bench.erasure
 
 samples: setup ## Write etc/*.conf-sample and etc/systemd from the code
 	$(BIN)/python doc/samples.py
