@@ -160,3 +160,28 @@ def test_links_can_lead_to_large_objects():
     static = md5(store.containers["/v1/a/c"].objects["big"].body).hexdigest()
     assert link(bench, "/v1/a/c/st", "c/big", Etag=static).status == 201
     assert bench.ask("GET", "/v1/a/c/st").body == DATA + DATA[:2]
+
+
+def test_what_another_cluster_sends_is_stored_before_its_target(bench):
+    synced = {env.SYMLINK_OVERRIDE: True}
+    headers = {
+        "X-Symlink-Target": "c/later",
+        "X-Symlink-Target-Etag": ETAG,
+        "X-Symlink-Target-Bytes": "12",
+    }
+    put = bench.ask("PUT", "/v1/a/c/l", headers, b"", **synced)
+    assert put.status == 201
+    shown = bench.ask("HEAD", "/v1/a/c/l?symlink=get")
+    assert shown.headers["X-Symlink-Target"] == "c/later"
+    assert shown.headers["X-Symlink-Target-Etag"] == ETAG
+    assert shown.headers["X-Symlink-Target-Bytes"] == "12"
+    assert bench.ask("PUT", "/v1/a/c/l", headers, b"").status == 409
+    headers["X-Symlink-Target-Bytes"] = "many"
+    assert bench.ask("PUT", "/v1/a/c/l", headers, b"", **synced).status == 400
+
+
+def test_another_cluster_sees_the_link_and_not_its_target(bench):
+    link(bench, "/v1/a/c/l", "c/t")
+    answer = bench.ask("HEAD", "/v1/a/c/l", **{env.SYMLINK_OVERRIDE: True})
+    assert answer.headers["Content-Length"] == "0"
+    assert "Content-Location" not in answer.headers
