@@ -11,7 +11,7 @@ SEED   ?= 1
 COUNT  ?= 200
 
 .PHONY: help setup run test check format lint types unit interop functional probe \
-        sim bench docs samples clients ci clean
+        sim bench bench-replication docs samples clients ci clean
 
 help: ## Say what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -75,6 +75,9 @@ clients: setup ## Real clients: swift, rclone, restic, curl
 bench: setup ## CPU time per request, in ms and in H
 	$(BIN)/python -m test.bench.run
 	$(BIN)/python -m test.bench.erasure
+
+bench-replication: setup ## Passes of the daemons beside find, rsync and md5sum
+	$(BIN)/python -m test.bench.replication $(if $(OBJECTS),--objects $(OBJECTS))
 
 samples: setup ## Write etc/*.conf-sample and etc/systemd from the code
 	$(BIN)/python doc/samples.py
