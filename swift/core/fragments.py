@@ -71,13 +71,13 @@ class Described:
 
 @dataclass(slots=True)
 class _Group:
-    """The answers of one time. fragments: index → answer. verdicts: those that refuse
+    """Answers that agree on a time, an etag and a length.
+
+    fragments: index → answer. verdicts: those that refuse
     (a condition or a range was judged), which bring no bytes.
     """
 
     timestamp: Timestamp
-    etag: str
-    size: int
     fragments: dict[int, Answer] = field(default_factory=dict)
     verdicts: dict[int, Answer] = field(default_factory=dict)
 
@@ -94,8 +94,7 @@ class FragmentCollector:
     fragments there are. newest: all answers are wanted. suppress_missing: as for
     CopyCollector.
 
-    sources: index → answer, of the group that was chosen. useless: answers that
-    did not fit, to be counted against their nodes.
+    sources: index → answer, of the group that was chosen.
     """
 
     def __init__(
@@ -114,14 +113,14 @@ class FragmentCollector:
         self._unique = unique
         self._newest = newest
         self._suppress = suppress_missing
-        self._groups: dict[Timestamp, _Group] = {}
+        self._groups: dict[tuple[Timestamp, str, int], _Group] = {}
         self._durable: set[Timestamp] = set()
         self._deleted_at = ZERO
         self._elsewhere: list[tuple[Any, Mapping[Timestamp, set[int]]]] = []
         self._revisits_left = 2 * unique
         self._unfit: list[Answer] = []
         self.refusals: list[Answer] = []
-        self.useless: list[Answer] = []
+        self._undescribed: list[Answer] = []
 
     # --- what has come ----------------------------------------------------------------
 
@@ -142,20 +141,16 @@ class FragmentCollector:
         headers = answer.headers
         described = Described.of(headers, self._scheme, self._unique)
         if described is None:
-            self.useless.append(answer)
+            self._undescribed.append(answer)
             self._unfit.append(answer)
             return
         durable_at = _time(headers.get(X_BACKEND_DURABLE_TIMESTAMP))
         if durable_at is not None:
             self._durable.add(durable_at)
-        group = self._groups.get(described.timestamp)
-        if group is None:
-            group = _Group(described.timestamp, described.etag, described.size)
-            self._groups[described.timestamp] = group
-        if (group.etag, group.size) != (described.etag, described.size):
-            self.useless.append(answer)
-            self._unfit.append(answer)
-            return
+        # A node that says something else of a time than the others stands alone, no
+        # matter which of them answers first.
+        key = (described.timestamp, described.etag, described.size)
+        group = self._groups.setdefault(key, _Group(described.timestamp))
         index = described.index
         if index in group.fragments or index in group.verdicts:
             self._unfit.append(answer)
@@ -209,7 +204,11 @@ class FragmentCollector:
         ]
         return sorted(
             groups,
-            key=lambda group: (group.timestamp in self._durable, group.timestamp),
+            key=lambda group: (
+                group.timestamp in self._durable,
+                group.timestamp,
+                len(group.fragments) + len(group.verdicts),
+            ),
             reverse=True,
         )
 
@@ -252,8 +251,9 @@ class FragmentCollector:
                 found = self._take_elsewhere(group.timestamp, _indexes(group))
                 if found is not None:
                     return found
-        for timestamp in sorted(self._durable, reverse=True):
-            if timestamp > self._deleted_at and timestamp not in self._groups:
+        known = {group.timestamp for group in self._groups.values()}
+        for timestamp in sorted(self._durable - known, reverse=True):
+            if timestamp > self._deleted_at:
                 return self._take_elsewhere(timestamp, set())
         return None
 
@@ -299,6 +299,17 @@ class FragmentCollector:
         return found
 
     @property
+    def useless(self) -> list[Answer]:
+        """Answers that say what is not so; to be counted against their nodes."""
+        found = list(self._undescribed)
+        complete = self._complete()
+        if complete is not None:
+            for group in self._groups.values():
+                if group is not complete and group.timestamp == complete.timestamp:
+                    found += group.answers()
+        return found
+
+    @property
     def dropped(self) -> list[Answer]:
         """Good answers that are not used; what they hold must be closed."""
         used = {id(answer) for answer in self.sources.values()}
@@ -327,7 +338,7 @@ class FragmentCollector:
             stale = group.timestamp <= self._deleted_at
             status = _UNREADABLE if durable and not stale else _MISSING
             answers += [Answer(status)] * len(group.answers())
-        answers += [Answer(_UNREADABLE)] * len(self.useless)
+        answers += [Answer(_UNREADABLE)] * len(self._undescribed)
         said = best(answers, quorum_size(len(answers)))
         if said is None or said.status != _MISSING:
             return said

@@ -128,9 +128,12 @@ def test_an_answer_that_does_not_fit_is_not_used(change):
     odd = fragment(3, **change)
     found = fed([*good, odd])
     assert not found.enough[-1]
+    assert found.feed(fragment(4))
     assert found.useless == [odd]
     assert odd in found.dropped
-    assert found.feed(fragment(4))
+    first = fed([odd, *good])
+    assert first.feed(fragment(4))
+    assert first.useless == [odd]
 
 
 def test_a_second_copy_of_a_fragment_does_not_count():
