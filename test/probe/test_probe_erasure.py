@@ -15,6 +15,7 @@ from itertools import combinations
 import pytest
 
 from swift.core import headers as h
+from swift.core.erasure import ErasureCoding
 from swift.core.errors import PeerError
 from swift.core.headers import Headers
 from swift.wire import environ as env
@@ -443,3 +444,29 @@ def test_slow_nodes_are_not_waited_for(tmp_path, lost):
     put(setup)
     lose(setup, lost)
     assert_whole(get(setup), BIG)
+
+
+@pytest.mark.parametrize("lost", [(), (0, 4), (1, 2), (0, 3)])
+def test_fragments_that_are_kept_twice_are_read_once(tmp_path, lost):
+    coding = ErasureCoding("isa_l_rs_vand", 2, 1, segment_size=SEGMENT, duplication=2)
+    setup = FragmentSetup(tmp_path, coding)
+    setup.container()
+    assert put(setup).status == 201
+    for position, ip in enumerate(setup.primaries()):
+        [name] = setup.nodes.files()[ip]
+        assert name.endswith(f"#{position % 3}#d.data")
+    lose(setup, lost)
+    assert_whole(get(setup), BIG)
+    setup.nodes.close()
+
+
+def test_the_listing_hears_of_an_object_though_a_node_dies(setup):
+    setup.nodes.deaf[setup.primaries()[2]] = 30_000
+    setup.nodes.requests.clear()
+    assert put(setup).status == 201
+    told = [
+        seen for seen in setup.nodes.of("container", "PUT") if seen.path == "/a/c/o"
+    ]
+    assert len({seen.ip for seen in told}) >= 3
+    assert {seen.headers["X-Etag"] for seen in told} == {md5(BIG).hexdigest()}
+    assert {seen.headers["X-Size"] for seen in told} == {str(len(BIG))}

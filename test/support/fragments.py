@@ -155,14 +155,16 @@ class _Deaf:
 
 
 class FragmentSetup(Setup):
-    """A proxy before eight such nodes, whose default policy is 4+2."""
+    """A proxy before eight such nodes, whose default policy is 4+2 or `coding`."""
 
-    def __init__(self, root: Path, **options: Any) -> None:
+    def __init__(
+        self, root: Path, coding: ErasureCoding = CODING, **options: Any
+    ) -> None:
         plain = make_cluster(devices=DEVICES)
-        policies = StoragePolicies([StoragePolicy(0, ("deep",), CODING, True)])
+        policies = StoragePolicies([StoragePolicy(0, ("deep",), coding, True)])
         rings: Any = {
             **plain.rings,
-            "object": FixedRing(make_ring("object", DEVICES, CODING.unique)),
+            "object": FixedRing(make_ring("object", DEVICES, coding.ring_size or 0)),
         }
         cluster = Cluster(plain.swift_dir, plain.salt, Limits(), policies, rings)
         super().__init__(cluster, nodes=FragmentNodes(root, cluster), **options)

@@ -92,7 +92,8 @@ def put_object(exchange: Exchange, place: Place) -> Response:
         answers, size, etag = outcome
     response = _outcome(exchange, place, answers, etag)
     if response.status == 201 and footers is None:
-        _tell_for_the_dead(exchange, place, answers, extras, size)
+        etag = response.headers[h.ETAG]
+        _tell_for_the_dead(exchange, place, answers, extras, size, etag)
     return response
 
 
@@ -102,6 +103,7 @@ def _tell_for_the_dead(
     answers: Sequence[Answer],
     extras: Sequence[PairList],
     size: int,
+    etag: str,
 ) -> None:
     """Tell the container databases that no object server has told of the PUT. Yields.
 
@@ -114,10 +116,9 @@ def _tell_for_the_dead(
         for extra, answer in zip(extras, answers, strict=True)
         if not answer.is_success
     ]
-    if not lost or place.policy.redundancy.two_phase:
+    if not lost:
         return
     headers = exchange.headers
-    etag = next(a.headers[h.ETAG] for a in answers if a.is_success).strip('"')
     facts = put_facts(
         size=size,
         content_type=headers[h.CONTENT_TYPE],

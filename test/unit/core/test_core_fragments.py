@@ -8,9 +8,12 @@ import os
 from itertools import permutations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from swift.core.erasure import BadFragment, ErasureCoding
-from swift.core.errors import InvalidInput
+from swift.core.errors import FormatError, InvalidInput
+from swift.core.fragmentformat import read_header
 from swift.core.headers import Headers
 from swift.core.quorum import Answer
 from swift.core.timestamp import Timestamp
@@ -273,3 +276,19 @@ def test_what_cannot_be_is_refused(parameters):
     *fixed, options = parameters
     with pytest.raises(InvalidInput):
         ErasureCoding(*fixed, **options)
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_are_no_fragment(data):
+    with pytest.raises(FormatError):
+        read_header(data)
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_nonsense_of_a_node_is_never_an_error(told, index):
+    odd = fragment(0)
+    dict.__setitem__(odd.headers, "X-Backend-Fragments", told)
+    dict.__setitem__(odd.headers, "X-Object-Sysmeta-Ec-Frag-Index", index)
+    dict.__setitem__(odd.headers, "X-Backend-Durable-Timestamp", told)
+    found = fed([odd, *(fragment(number) for number in range(1, 5))])
+    assert found.chosen is not None
