@@ -75,9 +75,11 @@ class Channel:
         """What has arrived, at most `size` bytes; None if nothing has. Never waits."""
         self._drained = False
         try:
-            return self.sock.recv(size)
+            data = self.sock.recv(size)
         except BlockingIOError:
             return None
+        self._drained = 0 < len(data) < size
+        return data
 
     def send(self, data: bytes, timeout_s: float | None) -> None:
         """Send all. Yields when the peer reads slowly. Raises TimeoutError, OSError."""
