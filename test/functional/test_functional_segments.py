@@ -82,3 +82,64 @@ def test_rclone_uploads_in_segments(client, account, big, tmp_path):
     assert (tmp_path / "back" / big.name).read_bytes() == big.read_bytes()
     run(["rclone", "purge", "s:rclone-large"], tmp_path, env)
     client.remove_container(f"{client.base}/rclone-large_segments")
+
+
+def test_duplicity_backs_up_in_segments(client, account, tmp_path):
+    if not shutil.which("duplicity"):
+        pytest.skip("duplicity is not installed (apt-get install duplicity)")
+    if not backend_of_duplicity():
+        pytest.skip(
+            "duplicity has no Swift backend (apt-get install python3-swiftclient)"
+        )
+    auth, user, key = account
+    rng = random.Random(13)
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "one.bin").write_bytes(rng.randbytes(3_000_000))
+    (tree / "two é.bin").write_bytes(rng.randbytes(100_000))
+    env = {
+        "SWIFT_AUTHURL": auth,
+        "SWIFT_USERNAME": user,
+        "SWIFT_PASSWORD": key,
+        "SWIFT_AUTHVERSION": "1",
+        # Its segments are uploaded by another part, which reads other names.
+        "ST_AUTH": auth,
+        "ST_USER": user,
+        "ST_KEY": key,
+        "HOME": str(tmp_path),
+        "TMPDIR": str(tmp_path),
+    }
+    # Segments of a MiB: a volume that is larger becomes a manifest.
+    options = [
+        "--no-encryption", "--no-compression", "--mp-segment-size", "1",
+        "--archive-dir", tmp_path / "archive", "--num-retries", "1",
+    ]  # fmt: skip
+    url = "swift://duplicity"
+    run(["duplicity", "full", *options, tree, url], tmp_path, env)
+    (tree / "one.bin").write_bytes(rng.randbytes(2_500_000))
+    run(["duplicity", "incremental", *options, tree, url], tmp_path, env)
+
+    back = tmp_path / "back"
+    run(["duplicity", "restore", *options, url, back], tmp_path, env)
+    for path in tree.iterdir():
+        assert (back / path.name).read_bytes() == path.read_bytes()
+    containers = client.get(client.base).lines
+    assert {"duplicity", "duplicity_segments"} <= set(containers), containers
+    manifests = [
+        row["name"]
+        for row in client.get(f"{client.base}/duplicity?format=json").json()
+        if "x-object-manifest"
+        in client.head(f"{client.base}/duplicity/{row['name']}").headers
+    ]
+    assert manifests
+    for name in containers:
+        if name.startswith("duplicity"):
+            client.remove_container(f"{client.base}/{name}")
+
+
+def backend_of_duplicity():
+    """True when the Python that runs duplicity can talk to Swift."""
+    path = Path(shutil.which("duplicity"))
+    interpreter = path.read_text().splitlines()[0].removeprefix("#!").split()
+    done = subprocess.run([*interpreter, "-c", "import swiftclient"], check=False)
+    return done.returncode == 0
