@@ -28,7 +28,7 @@ import samples  # noqa: E402
 from swift.cli import daemons  # noqa: E402
 from swift.core import headers  # noqa: E402
 from swift.core.names import Limits  # noqa: E402
-from swift.core.policy import PolicyOptions  # noqa: E402
+from swift.core.policy import ErasureOptions, PolicyOptions  # noqa: E402
 from swift.core.settings import options_of  # noqa: E402
 from swift.runtime.config import ServerConfig  # noqa: E402
 from swift.runtime.daemon import DaemonConfig  # noqa: E402
@@ -123,11 +123,12 @@ def options() -> Iterator[str]:
             for end in ("prefix", "suffix")
         ],
     )
-    for name, config in (
-        ("storage-policy:N", PolicyOptions),
-        ("swift-constraints", Limits),
+    for title, config in (
+        ("`[storage-policy:N]`", PolicyOptions),
+        ("`[storage-policy:N]` with `policy_type = erasure_coding`", ErasureOptions),
+        ("`[swift-constraints]`", Limits),
     ):
-        yield from (f"### `[{name}]`", "")
+        yield from (f"### {title}", "")
         yield from options_table([config], set())
     yield from ("## Every server", "", "In `[DEFAULT]` or in the app's section.", "")
     yield from options_table([ServerConfig], set())
