@@ -59,10 +59,10 @@ interop: setup ## Golden files of the system we replace
 	$(BIN)/python -m pytest -n 2 test/interop
 
 functional: setup ## Over HTTP, against a cluster that the tests start
-	$(BIN)/python -m pytest test/functional
+	$(BIN)/python -m pytest -n 2 --dist loadfile test/functional
 
 probe: setup ## Several servers; things are broken on purpose
-	$(BIN)/python -m pytest test/probe
+	$(BIN)/python -m pytest -n 2 --dist loadfile test/probe
 
 sim: setup ## A whole cluster in one process (SEED= COUNT=)
 	@if [ -e test/sim/run.py ]; then \
