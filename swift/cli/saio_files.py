@@ -53,8 +53,8 @@ DAEMONS = {
 }
 LONG_INTERVAL_S = 60
 INTERVALS_S = {
-    "account-replicator": 5,
-    "container-replicator": 5,
+    "account-replicator": 15,
+    "container-replicator": 15,
     "container-updater": 5,
     "object-replicator": 15,
     "object-reconstructor": 15,
