@@ -37,11 +37,20 @@ _UNLISTED = frozenset((*GONE, errno.ENODATA, errno.EUCLEAN))
 """Errors of a directory that has nothing to offer: hashing its suffix sees to it."""
 
 
+class _Turns:
+    """Those of this process who hold or want a lock. users: how many they are."""
+
+    def __init__(self, places: int) -> None:
+        self.places = green.Semaphore(places)
+        self.users = 0
+
+
 class Partitions:
     """The directories below `objects[-N]` of the devices."""
 
     def __init__(self, context: DiskContext) -> None:
         self._context = context
+        self._turns: dict[str, _Turns] = {}
 
     # --- looking ----------------------------------------------------------------------
 
@@ -152,11 +161,8 @@ class Partitions:
         path = self.path(device, partition)
         if make:
             self._run(device, self._make_partition, device, path)
-        fd = self._lock(device, [f"{path}/{REPLICATION_LOCK}"], timeout_s)
-        try:
+        with self._held(device, [f"{path}/{REPLICATION_LOCK}"], timeout_s):
             yield
-        finally:
-            self._context.fs.close(fd)
 
     def _make_partition(self, device: str, path: str) -> None:
         fs = self._context.fs
@@ -177,15 +183,42 @@ class Partitions:
             return
         path = f"{self._context.devices.path(device)}/{DEVICE_LOCK}"
         paths = [path, *(f"{path}-{number}" for number in range(1, limit))]
-        fd = self._lock(device, paths, timeout_s)
-        try:
+        with self._held(device, paths, timeout_s):
             yield
-        finally:
-            self._context.fs.close(fd)
 
-    def _lock(self, device: str, paths: Sequence[str], timeout_s: float) -> int:
-        """Lock the first of some files that is free. Yields, and blocks no thread."""
+    @contextmanager
+    def _held(
+        self, device: str, paths: Sequence[str], timeout_s: float
+    ) -> Iterator[None]:
+        """Hold the lock of the first of some files that is free.
+
+        Those of this process queue up for it, and it goes from one to the next at
+        once: several peers that fill one device would wait for looks at the file more
+        than for each other. Looks are for the locks of other processes.
+        """
         deadline = green.monotonic() + timeout_s
+        turns = self._turns.setdefault(paths[0], _Turns(len(paths)))
+        turns.users += 1
+        try:
+            if not turns.places.acquire(timeout_s):
+                raise LockTimeout(paths[0], timeout_s)
+            try:
+                fd = self._lock(device, paths, timeout_s, deadline)
+                try:
+                    yield
+                finally:
+                    self._context.fs.close(fd)
+            finally:
+                turns.places.release()
+        finally:
+            turns.users -= 1
+            if not turns.users:
+                del self._turns[paths[0]]
+
+    def _lock(
+        self, device: str, paths: Sequence[str], timeout_s: float, deadline: float
+    ) -> int:
+        """Lock the first of some files that is free. Yields, and blocks no thread."""
         while True:
             for path in paths:
                 try:
