@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import configparser
+import http.client
 import json
 import os
 import resource
@@ -86,6 +87,7 @@ class Bench:
         self._written = 0
         self._rsyncd: subprocess.Popen[bytes] | None = None
         self._rsync_port = 0
+        self._peak_mb = 0.0
 
     def start(self) -> None:
         """Start the servers, make the container, start an rsync daemon."""
@@ -216,19 +218,16 @@ class Bench:
     ) -> Iterator[None]:
         """Take the time of what is done inside and print it."""
         servers_before = cpu_seconds(self._server_pids()) if servers else 0.0
+        self._peak_mb = 0.0
         before, started = _children_cpu(), time.monotonic()
         yield
         wall = time.monotonic() - started
         used = _children_cpu() - before
         if servers:
             used += cpu_seconds(self._server_pids()) - servers_before
-        peak = self._peak_mb
-        self._peak_mb = 0.0
-        row = Row(work, what, n, wall, used, size_bytes, peak)
+        row = Row(work, what, n, wall, used, size_bytes, self._peak_mb)
         self.rows.append(row)
         print(line_of(row), flush=True)
-
-    _peak_mb = 0.0
 
     def daemons(self, name: str, nodes: Sequence[int], **options: object) -> None:
         """Run one pass of a daemon's command on some nodes at once."""
@@ -316,12 +315,10 @@ class Bench:
             self.daemons("object-updater", [node], objects_per_second=0)
         left = [path for path in tree.rglob("*") if path.is_file()]
         assert not left, f"{len(left)} updates are left"
-        for path in self._listing_counts():
-            assert path == count, f"a listing has {path} rows of {count}"
+        for listed in self._listing_counts():
+            assert listed == count, f"a listing has {listed} rows of {count}"
 
     def _listing_counts(self) -> list[int]:
-        import http.client
-
         name = ContainerName(self.account, CONTAINER)
         ring = self.facts.container_ring()
         partition = ring.partition(self.facts.salt.digest_of(name))
