@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from swift.cli.saio import EC_DATA, EC_NAME, EC_PARITY
+from swift.cli.saio_files import EC_DATA, EC_NAME, EC_PARITY
 from swift.core.erasure import ErasureCoding
 from swift.runtime.process import keep_freed_memory
 from test.bench.run import LARGE, call, machine
