@@ -22,6 +22,7 @@ from swift.daemons.account_reaper import AccountReaper
 from swift.daemons.account_replicator import AccountReplicator
 from swift.daemons.container_reconciler import ContainerReconciler
 from swift.daemons.container_replicator import ContainerReplicator
+from swift.daemons.container_sync import ContainerSync
 from swift.daemons.container_updater import ContainerUpdater
 from swift.daemons.db_auditor import AccountAuditor, ContainerAuditor
 from swift.daemons.object_auditor import ObjectAuditor
@@ -244,6 +245,7 @@ PROGRAMS = {
     "container-auditor": Program(ContainerAuditor),
     "container-reconciler": Program(ContainerReconciler),
     "container-replicator": Program(ContainerReplicator, (DEVICES, PARTITIONS)),
+    "container-sync": Program(ContainerSync),
     "container-updater": Program(ContainerUpdater),
     "object-auditor": Program(ObjectAuditor, (DEVICES, ZERO_BYTE_FPS)),
     "object-expirer": Program(ObjectExpirer, (PROCESSES, PROCESS)),
@@ -281,6 +283,11 @@ def container_reconciler(argv: Sequence[str] | None = None) -> int:
 def container_replicator(argv: Sequence[str] | None = None) -> int:
     """swift-container-replicator."""
     return daemon_main(PROGRAMS["container-replicator"], argv)
+
+
+def container_sync(argv: Sequence[str] | None = None) -> int:
+    """swift-container-sync."""
+    return daemon_main(PROGRAMS["container-sync"], argv)
 
 
 def container_updater(argv: Sequence[str] | None = None) -> int:

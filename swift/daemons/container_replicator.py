@@ -16,7 +16,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from swift.core.db_sync import PeerAnswer
-from swift.core.errors import DatabaseExists, FormatError, SwiftError
+from swift.core.errors import (
+    DatabaseExists,
+    DatabaseMissing,
+    FormatError,
+    SwiftError,
+)
 from swift.core.misplaced import QUEUE_ACCOUNT, queue_container, queue_row
 from swift.core.names import ContainerName
 from swift.core.quorum import majority_size
@@ -34,6 +39,7 @@ from swift.runtime.daemon import Frame, Scope, Tally
 from swift.storage.db import sync
 from swift.storage.db.connection import db_path
 from swift.storage.db.container import ContainerBroker
+from swift.storage.db.sync_store import SyncStore
 from swift.storage.db.walk import FoundDatabase
 from swift.wire.client import ConnectionPool
 
@@ -118,6 +124,7 @@ class ContainerReplicator(DatabaseReplicator):
     ) -> None:
         super().__init__(config, frame, pool)
         self._queues: dict[str, FoundDatabase] = {}
+        self._sync_store = SyncStore(self.local.devices.fs)
         self._at_end = False
 
     def make_pusher(self) -> Pusher:
@@ -157,8 +164,19 @@ class ContainerReplicator(DatabaseReplicator):
         if visit.label.startswith(f"{QUEUE_ACCOUNT}/"):
             self._queues.setdefault(visit.found.path, visit.found)
             return
+        green.in_thread(self._keep_link, broker)
         if len(self.cluster.policies) > 1:
             self._enqueue_misplaced(visit, broker, pushes)
+
+    def _keep_link(self, broker: ContainerBroker) -> None:
+        """Mend the link of a synced container, of which a peer may have told. Blocks.
+
+        Of a copy that is removed later the link goes with the sync daemon.
+        """
+        try:
+            self._sync_store.update(broker, broker.stat(stale_ok=True))
+        except (OSError, DatabaseMissing) as error:
+            self.log.error("sync link of %s: %s", broker.path, error)
 
     def may_remove(self, visit: Visit, broker: AnyBroker) -> bool:
         assert isinstance(broker, ContainerBroker), "containers have container brokers"

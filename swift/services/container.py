@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from swift.core import listing
+from swift.core.container_sync import url_fault
 from swift.core.errors import (
     DatabaseExists,
     DatabaseMissing,
@@ -88,6 +88,7 @@ from swift.services.node_db import (
 from swift.services.updates import UpdateSender, peers_of
 from swift.storage.db.connection import Databases
 from swift.storage.db.container import ContainerBroker, ContainerStat
+from swift.storage.db.sync_store import SyncStore
 from swift.storage.devices import Devices
 from swift.wire import environ as env
 from swift.wire.client import ConnectionPool, Connector, TcpConnector
@@ -145,6 +146,7 @@ class ContainerServer(NodeServer):
         self._sender = sender
         self._sync_hosts = config.allowed_sync_hosts
         self._realms = SyncRealms(cluster.swift_dir)
+        self._sync_store = SyncStore(room.devices.fs)
         versions = (X_VERSIONS_LOCATION,) if config.allow_versions else ()
         self._stored_names = _STORED_NAMES.union(versions)
         super().__init__(config, cluster=cluster, log=log, metrics=metrics)
@@ -303,8 +305,17 @@ class ContainerServer(NodeServer):
                 created = True
         self._store_metadata(call, broker, timestamp)
         stat = broker.stat()
+        self._keep_link(broker, stat)
         headers = {X_BACKEND_STORAGE_POLICY_INDEX: stat.storage_policy_index}
         return Response(201 if created else 202, headers), stat
+
+    def _keep_link(self, broker: ContainerBroker, stat: ContainerStat) -> None:
+        """Let the device's list of synced containers agree with the container."""
+        try:
+            self._sync_store.update(broker, stat)
+        except OSError as error:
+            # What the client asked for is done; the replicator mends the link.
+            self.log.error("sync link of %s: %s", broker.path, error)
 
     def _default_policy(self, call: NodeCall, requested: int | None) -> int:
         """The policy of a container that is made now."""
@@ -483,6 +494,7 @@ class ContainerServer(NodeServer):
             if not call.headers.true(X_BACKEND_NO_TIMESTAMP_UPDATE):
                 broker.update_put_timestamp(timestamp.internal)
             self._store_metadata(call, broker, timestamp)
+            self._keep_link(broker, broker.stat(stale_ok=True))
             return Response(204)
 
         answer: Response = green.in_thread(store)
@@ -509,6 +521,7 @@ class ContainerServer(NodeServer):
             after = broker.stat()
             if not after.is_deleted:
                 return Response(409), None
+            self._keep_link(broker, after)
             return Response(204 if existed else 404), after
 
         answer, stat = green.in_thread(remove)
@@ -587,21 +600,7 @@ class ContainerServer(NodeServer):
             return None
         if target.startswith("//"):
             return realm_fault(self._realms, target)
-        parts = urlsplit(target)
-        if parts.scheme not in ("http", "https"):
-            return (
-                f"Invalid scheme {parts.scheme!r} in {X_CONTAINER_SYNC_TO}, must be "
-                '"//", "http", or "https".'
-            )
-        if parts.path.count("/") < 3 or parts.path.strip("/").count("/") < 2:
-            return f"Path required in {X_CONTAINER_SYNC_TO}"
-        if parts.query or parts.fragment:
-            return (
-                f"Params, queries, and fragments not allowed in {X_CONTAINER_SYNC_TO}"
-            )
-        if parts.hostname not in self._sync_hosts:
-            return f"Invalid host {parts.hostname!r} in {X_CONTAINER_SYNC_TO}"
-        return None
+        return url_fault(target, self._sync_hosts)
 
 
 def _container_of(call: NodeCall) -> ContainerName:

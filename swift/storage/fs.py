@@ -212,6 +212,14 @@ class FileSystem:
         """A further name for an existing file."""
         os.link(source, target)
 
+    def symlink(self, target: str, path: str) -> None:
+        """Make a symbolic link at `path`, where nothing may be yet."""
+        os.symlink(target, path)
+
+    def read_link(self, path: str) -> str:
+        """What a symbolic link says; OSError EINVAL for another kind of file."""
+        return os.readlink(path)
+
     def rename(self, source: str, target: str) -> None:
         """Move a file or directory; a file of the target's name is replaced."""
         os.rename(source, target)

@@ -51,6 +51,14 @@ _BUILT_IN = {
     },
 }
 
+_BUILT_IN_WITH_LINKS = {
+    **_BUILT_IN,
+    "pipeline:main": {
+        "pipeline": "catch_errors proxy-logging cache symlink proxy-server"
+    },
+    "filter:symlink": {"use": "egg:swift#symlink"},
+}
+
 
 class UnexpectedAnswer(Unavailable):
     """An answer that the caller did not say it could live with.
@@ -79,6 +87,8 @@ class InternalClient:
         over_replication: bool = True,
     ) -> None:
         self._app = app
+        self.is_built_in = False
+        """True when the pipeline stands in no file."""
         self._tries = max(1, tries)
         self._headers = Headers(
             {h.USER_AGENT: user_agent, h.X_BACKEND_ALLOW_RESERVED_NAMES: "true"}
@@ -227,24 +237,29 @@ def load_internal_client(
     log: Logger,
     user_agent: str,
     tries: int = 3,
+    with_links: bool = False,
 ) -> InternalClient:
     """A client on the pipeline of a .conf file.
 
     path: None for the default file of the cluster, in the place of which a built-in
-    pipeline may stand. Raises ConfigError.
+    pipeline may stand. with_links: the built-in one knows symbolic links, and follows
+    them unless it is asked for `symlink=get`. Raises ConfigError.
     """
-    conf = _default_conf(cluster) if path is None else read_conf(path)
+    conf = _default_conf(cluster, with_links) if path is None else read_conf(path)
     process = Process(
         conf.interpolated_defaults(), source=conf.source, cluster=cluster, log=log
     )
-    if conf.sections is _BUILT_IN:
-        process.sections = _BUILT_IN
+    if conf.source == _SOURCE:
+        process.sections = conf.sections
     pipeline = build_pipeline(conf, process, insert_required=False)
-    return InternalClient(pipeline.app, user_agent=user_agent, tries=tries)
+    client = InternalClient(pipeline.app, user_agent=user_agent, tries=tries)
+    client.is_built_in = conf.source == _SOURCE
+    return client
 
 
-def _default_conf(cluster: Cluster) -> ConfFile:
+def _default_conf(cluster: Cluster, with_links: bool) -> ConfFile:
     path = os.path.join(cluster.swift_dir, CONF_NAME)
     if os.path.exists(path):
         return read_conf(path)
-    return ConfFile(_SOURCE, {"swift_dir": cluster.swift_dir}, _BUILT_IN)
+    sections = _BUILT_IN_WITH_LINKS if with_links else _BUILT_IN
+    return ConfFile(_SOURCE, {"swift_dir": cluster.swift_dir}, sections)

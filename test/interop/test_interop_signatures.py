@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
+from swift.core.container_sync import SyncTarget
 from swift.core.signing import (
     Signature,
     form_message,
@@ -68,3 +70,19 @@ def test_a_sync_request_is_signed_alike(case):
     assert sync_signature(case["realm_key"], message) == case["hmac_sha1_hex"]
     assert sync_signed(case["hmac_sha1_hex"], ["other", case["realm_key"]], message)
     assert not sync_signed(case["hmac_sha1_hex"], ["other"], message)
+
+
+@pytest.mark.parametrize("case", CASES["container_sync"], ids=_id)
+def test_the_daemon_sends_the_same_header(case):
+    container, _slash, name = unquote(case["path"]).rpartition("/")
+    target = SyncTarget.of_url(
+        f"http://there{container}",
+        case["user_key"],
+        realm="REALM",
+        realm_key=case["realm_key"],
+    )
+    path = target.object_path(name)
+    assert path == case["path"]
+    assert target.credentials(
+        case["method"], path, case["x_timestamp"], case["nonce"]
+    ) == {"X-Container-Sync-Auth": case["header_value_for_realm_REALM"]}

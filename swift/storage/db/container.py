@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 from urllib.parse import unquote
 
+from swift.core.headers import VERSIONS_ENABLED_SYSMETA, true
 from swift.core.listing import Entry, ListingQuery, Span, page
 from swift.core.names import ContainerName
 from swift.core.rows import (
@@ -72,6 +73,7 @@ SHARD_QUOTED_ROOT = "x-container-sysmeta-shard-quoted-root"
 SHARD_ROOT = "x-container-sysmeta-shard-root"
 SHARDING_FLAG = "x-container-sysmeta-sharding"
 SYNC_TO = "x-container-sync-to"
+SYNC_KEY = "x-container-sync-key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,21 @@ class ContainerStat:
     def metadata(self) -> Metadata:
         """Name → (value, time), removed ones with a blank value; native Unicode."""
         return parse_metadata(self.metadata_text)
+
+    @property
+    def sync_to(self) -> str | None:
+        """Where objects are copied, '' when that was ended, None when never begun."""
+        return _stored(self.metadata, SYNC_TO)
+
+    @property
+    def sync_key(self) -> str | None:
+        """The owner's key for copying; as `sync_to`."""
+        return _stored(self.metadata, SYNC_KEY)
+
+    @property
+    def is_versioned(self) -> bool:
+        """True when a change of an object keeps what it was (object versioning)."""
+        return true(_value_of(self.metadata, VERSIONS_ENABLED_SYSMETA.lower()))
 
     @property
     def own_path(self) -> str:
@@ -509,6 +526,27 @@ class ContainerBroker(Broker[ObjectRow]):
                 (point, point),
             )
 
+    def move_sync_points(self, sync_to: str, point1: int, point2: int) -> bool:
+        """Keep how far container sync is; False when the target is another by now.
+
+        A change of the target has set both points to -1, and what was copied to the old
+        one says nothing of the new one: then nothing is kept.
+        """
+        with self._writing() as connection:
+            row = connection.execute("SELECT metadata FROM container_info").fetchone()
+            if row is None or _value_of(parse_metadata(row[0]), SYNC_TO) != sync_to:
+                return False
+            connection.execute(
+                "UPDATE container_info SET x_container_sync_point1 = ?, "
+                "x_container_sync_point2 = ?",
+                (point1, point2),
+            )
+            return True
+
+    def live_file(self) -> str:
+        """The file that takes writes; it may have an epoch in its name."""
+        return self._current
+
     def reported(
         self, put: str, delete: str, object_count: int, bytes_used: int
     ) -> None:
@@ -634,7 +672,12 @@ def _is_root(stat: ContainerStat, ranges: Iterable[ShardRange]) -> bool:
 
 def _value_of(metadata: Metadata, lower_name: str) -> str:
     """The value of a name in any case, '' when there is none."""
+    return _stored(metadata, lower_name) or ""
+
+
+def _stored(metadata: Metadata, lower_name: str) -> str | None:
+    """The value of a name in any case, '' when it was removed, None without a trace."""
     for name, (value, _) in metadata.items():
         if name.lower() == lower_name:
             return value
-    return ""
+    return None
