@@ -78,17 +78,24 @@ class PendingUpdates:
         temporary_dir = f"{device_path}/{context.policy.tmp_dir}"
         pending_dir = f"{device_path}/{context.policy.pending_dir}"
         directory = f"{pending_dir}/{path_hash[-SUFFIX_LENGTH:]}"
+        changed = [directory]
         fs = context.fs
         try:
-            for _ in range(_TRIES - 1):
+            for attempt in range(_TRIES):
                 try:
                     replace_file(fs, f"{directory}/{file_name}", data, temporary_dir)
-                    return
+                    break
                 except FileNotFoundError:
+                    if attempt == _TRIES - 1:
+                        raise
                     for path in (temporary_dir, pending_dir, directory):
                         with suppress(FileExistsError):
                             fs.make_directory(path)
-            replace_file(fs, f"{directory}/{file_name}", data, temporary_dir)
+                    changed = [directory, pending_dir, device_path]
+            # The client is told that its write stands, and this file may be the only
+            # thing that will ever tell the container: its name must survive too.
+            for path in changed:
+                fs.sync_directory(path)
         except OSError as error:
             raise as_domain_error(error, device) from error
 
