@@ -8,8 +8,10 @@ interpreter is fixed, and nothing depends on real time.
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import os
+import subprocess
 import sys
 import time
 import traceback
@@ -34,9 +36,15 @@ def main(argv=None):
     parser.add_argument("--verbose", action="store_true", help="print every history")
     parser.add_argument("--log", action="store_true", help="print what servers logged")
     parser.add_argument("--keep-going", action="store_true", help="after a failure")
+    parser.add_argument("--jobs", type=int, default=1, help="processes; 0: one a CPU")
     options = parser.parse_args(argv)
+    jobs = min(options.jobs or os.cpu_count() or 1, options.count)
+    if jobs > 1:
+        return _shared(options, jobs, sys.argv[1:] if argv is None else argv)
     from test.sim.history import Failed, History
 
+    # Most objects of a history live until its end.
+    gc.set_threshold(100_000)
     began = time.monotonic()
     passed = failed = 0
     for seed in range(options.seed, options.seed + options.count):
@@ -65,6 +73,34 @@ def main(argv=None):
             passed += 1
         if (passed + failed) % 20 == 0:
             print(f"{passed + failed} seeds in {time.monotonic() - began:.1f}s")
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+def _shared(options, jobs, argv):
+    """Share the seeds between processes; the exit code."""
+    running = []
+    for number in range(jobs):
+        seeds = range(options.seed, options.seed + options.count)[number::jobs]
+        first = options.seed + sum(
+            len(range(options.count)[earlier::jobs]) for earlier in range(number)
+        )
+        command = [sys.executable, "-m", "test.sim.run", *argv, "--jobs", "1"]
+        command += ["--seed", str(first), "--count", str(len(seeds))]
+        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+    passed = failed = 0
+    for process in running:
+        output = process.communicate()[0]
+        lines = output.splitlines()
+        words = lines[-1].split() if lines else []
+        if len(words) == 4 and words[1] == "passed,":
+            passed += int(words[0])
+            failed += int(words[2])
+            lines = lines[:-1]
+        else:
+            failed += 1
+        if process.returncode:
+            print("\n".join(lines))
     print(f"{passed} passed, {failed} failed")
     return 1 if failed else 0
 

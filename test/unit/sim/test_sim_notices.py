@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The simulation repeats itself, and notices a disk that breaks the rules."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def simulate(*arguments):
+    """(exit code, lines) of a run of the simulation in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "test.sim.run", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return done.returncode, done.stdout.splitlines()
+
+
+def test_one_seed_is_one_history():
+    first = simulate("--seed", 7, "--count", 1, "--verbose")
+    second = simulate("--seed", 7, "--count", 1, "--verbose")
+
+    assert first == second
+    assert first[0] == 0
+    assert first[1][-1] == "1 passed, 0 failed"
+
+
+@pytest.mark.parametrize("rule", ["tombstones", "pending", "fsync"])
+def test_a_broken_rule_is_noticed_within_some_seeds(rule):
+    code, lines = simulate("--seed", FIRST[rule], "--count", 20, "--break", rule)
+
+    assert code == 1
+    assert any("FAILED" in line for line in lines)
+    assert lines[-1].endswith(" 1 failed")
+
+
+FIRST = {"tombstones": 1, "pending": 1, "fsync": 1}
+"""Seeds near the first that fails, so that the test is quick."""
