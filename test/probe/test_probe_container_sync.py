@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -164,6 +165,37 @@ def test_what_is_refused_is_copied_once_it_may_be(clusters, clients):
     sync(source)
     for number in range(3):
         assert there.get(f"{path_there}/{number}").body == b"text"
+
+
+def test_manifests_and_links_are_copied_as_they_are(clusters, clients):
+    source = clusters[0]
+    here, there = clients
+    path_here, path_there = (f"{each.base}/manifests" for each in clients)
+    account = path_there.removeprefix("/v1")
+    key = {"X-Container-Sync-Key": KEY}
+    assert there.put(path_there, None, key).status == 201
+    goal = {**key, "X-Container-Sync-To": f"//wide/there{account}"}
+    assert here.put(path_here, None, goal).status == 201
+    assert here.put(f"{path_here}/part", b"segment").status == 201
+    manifest = json.dumps([{"path": "manifests/part"}] * 2).encode()
+    made = here.put(f"{path_here}/slo?multipart-manifest=put", manifest)
+    assert made.status == 201, made
+    link = {"X-Symlink-Target": "manifests/part"}
+    assert here.put(f"{path_here}/link", b"", link).status == 201
+    dynamic = {"X-Object-Manifest": "manifests/part"}
+    assert here.put(f"{path_here}/dlo", b"", dynamic).status == 201
+    said = sync(source)
+    for name, body in (("slo", b"segment" * 2), ("link", b"segment")):
+        copy = there.get(f"{path_there}/{name}")
+        assert (copy.status, copy.body) == (200, body), said
+    shown = there.head(f"{path_there}/link?symlink=get").headers
+    assert shown["x-symlink-target"] == "manifests/part"
+    assert there.head(f"{path_there}/slo").headers["x-static-large-object"] == "True"
+    dlo = there.get(f"{path_there}/dlo")
+    assert (dlo.body, dlo.headers["x-object-manifest"]) == (
+        b"segment",
+        "manifests/part",
+    )
 
 
 def test_links_that_lead_nowhere_go(clusters):

@@ -10,6 +10,7 @@ import socket
 import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -20,6 +21,7 @@ from cryptography.x509.oid import NameOID
 from swift.core.container_sync import SyncTarget
 from swift.core.errors import PeerError
 from swift.core.names import ContainerName, Limits
+from swift.daemons.container_replicator import ContainerReplicator
 from swift.daemons.container_sync import (
     ContainerSync,
     ContainerSyncConfig,
@@ -28,7 +30,7 @@ from swift.daemons.container_sync import (
 from swift.runtime import green
 from swift.runtime.daemon import Frame, Scope, run_pass
 from swift.runtime.metrics import NO_METRICS
-from swift.storage.db.sync_store import SyncStore
+from swift.storage.db.sync_store import SyncStore, link_path
 from swift.wire.request import Response
 from test.support.db_nodes import DbNodes, moment, object_row
 from test.support.internal import FakeProxy
@@ -240,6 +242,23 @@ def test_a_target_that_is_not_allowed_fails(bench, far):
     )
     assert bench.run().failures == 1
     assert far.requests == []
+
+
+def test_the_replicator_brings_the_link_to_the_other_copies(bench):
+    other_number = bench.nodes.primaries(NAME)[1]
+    other = bench.nodes.create(NAME, other_number)
+    link = Path(link_path(other.path))
+    assert not link.is_symlink()
+    # The first visit brings the metadata, the second is the copy's own.
+    bench.nodes.run(ContainerReplicator, bench.number)
+    bench.nodes.run(ContainerReplicator, other_number)
+    assert link.readlink() == Path(other.path)
+    stamp = moment(70)
+    bench.broker.update_metadata({"X-Container-Sync-Key": ("", stamp)}, Limits())
+    bench.nodes.run(ContainerReplicator, bench.number)
+    bench.nodes.run(ContainerReplicator, other_number)
+    assert not link.is_symlink()
+    assert not Path(link_path(bench.broker.path)).is_symlink()
 
 
 # --- Ways to the target ---------------------------------------------------------------
