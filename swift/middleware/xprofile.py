@@ -6,7 +6,6 @@ For developers: the page asks nobody who they are. Contract: middleware 32.
 
 from __future__ import annotations
 
-import atexit
 import csv
 import html
 import io
@@ -66,7 +65,9 @@ class XprofileConfig:
     )
     path: str = option("/__profile__", doc="Where the page is.")
     flush_at_shutdown: bool = option(
-        False, doc="Remove the worker's files when it ends."
+        False,
+        doc="Remove the files of workers that have ended; the others do it, or the "
+        "next ones, for a worker may be killed.",
     )
     unwind: bool = option(
         False, doc="Measure the making of the body too; it is held in memory whole."
@@ -92,7 +93,6 @@ class Xprofile(Filter):
                 context.source, context.section, "profile_module", str(error)
             ) from error
         self._last_dump = 0.0
-        self._pid = 0
 
     def __call__(
         self, environ: Environ, start_response: StartResponse
@@ -118,11 +118,9 @@ class Xprofile(Filter):
 
     def _dump(self) -> None:
         """Write what was measured so far; a disk that refuses is no client's fault."""
-        if not self._pid:
-            self._pid = os.getpid()
-            if self.config.flush_at_shutdown:
-                atexit.register(self._files.clear, self._pid)
-        identity = str(self._pid)
+        if self.config.flush_at_shutdown:
+            green.in_thread(self._files.clear_ended)
+        identity = str(os.getpid())
         if self.config.dump_timestamp:
             identity += f"-{green.now():.5f}"
         try:

@@ -118,9 +118,19 @@ class ProfileFiles:
             return None
         return loaded if isinstance(loaded, dict) else None
 
-    def clear(self, pid: int) -> None:
-        """Remove the profiles of a process."""
+    def clear_ended(self) -> None:
+        """Remove the profiles of processes that are no more."""
         for identity in self.identities():
-            if identity.partition("-")[0] == str(pid):
+            if not _lives(int(identity.partition("-")[0])):
                 with suppress(OSError):
                     os.unlink(self._path(identity))
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # somebody else's, and alive
+    return True

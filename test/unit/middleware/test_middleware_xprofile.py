@@ -8,6 +8,8 @@ import io
 import json
 import os
 import pstats
+import subprocess
+import sys
 import zipfile
 from xml.etree import ElementTree
 
@@ -103,6 +105,20 @@ def test_bodies_are_measured_when_asked(tmp_path):
         assert b"".join(made.ask("GET", "/v1/a").app_iter) == b"chunk"
         shown = b"(chunks)" in made.ask("GET", "/__profile__/current").body
         assert shown == (unwind == "yes")
+
+
+def test_files_of_workers_that_ended_are_removed_when_asked(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    made = bench(tmp_path)
+    made.ask("GET", "/v1/a")
+    own = tmp_path / "deep" / f"p-{os.getpid()}"
+    other = tmp_path / "deep" / f"p-{ended.pid}"
+    other.write_bytes(own.read_bytes())
+    made.ask("GET", "/v1/a")
+    assert other.exists()
+    bench(tmp_path, flush_at_shutdown="yes").ask("GET", "/v1/a")
+    assert (own.exists(), other.exists()) == (True, False)
 
 
 def test_a_module_that_is_none_is_refused(tmp_path):
