@@ -126,6 +126,7 @@ def test_a_container_is_copied_to_another_cluster(clusters, clients, kind):
         for header in ("x-timestamp", "etag", "content-type", "x-object-meta-colour"):
             assert copy.headers[header] == ours[header]
     assert "puts" in said
+    assert "is not synced" not in said, said
     assert KEY not in said
     assert "realmkey" not in said
 
