@@ -137,6 +137,7 @@ class Bench:
             if not pid:
                 code = 1
                 try:
+                    green.after_fork()
                     green.spawn(self._write_device, node, self._written, count).wait()
                     code = 0
                 finally:
