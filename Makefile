@@ -66,7 +66,7 @@ probe: setup ## Several servers; things are broken on purpose
 
 sim: setup ## A whole cluster in one process (SEED= COUNT=)
 	@if [ -e test/sim/run.py ]; then \
-	  $(BIN)/python -m test.sim.run --seed $(SEED) --count $(COUNT); \
+	  $(BIN)/python -m test.sim.run --seed $(SEED) --count $(COUNT) --jobs 0; \
 	else echo "no simulation yet"; fi
 
 clients: setup ## Real clients: swift, rclone, restic, curl

@@ -58,6 +58,7 @@ class History:
 
     def say(self, text):
         """One line of the trace."""
+        text = text.replace(self.world.root, "")
         self.trace.append(f"{self.world.clock.now() - 1.7e9:10.3f} {text}")
 
     def run(self):
