@@ -379,6 +379,29 @@ def test_a_manifest_takes_away_only_segments_that_may_be_deleted(callers, owner,
 
 
 @pytest.mark.parametrize("role", ROLES, ids=ids)
+def test_segments_are_queued_for_deletion_by_who_may_delete_them(callers, owner, role):
+    caller, rights, base = callers[role], ROLES[role], owner.base
+    for target in ("private", "shared"):
+        segment, path = f"{base}/{target}/segment", f"{base}/shared/manifest"
+        assert owner.put(segment, b"segment").status == 201
+        listed = json.dumps([{"path": f"/{target}/segment"}])
+        assert owner.put(f"{path}?multipart-manifest=put", listed).status == 201
+        got = caller.delete(f"{path}?multipart-manifest=delete&async=on")
+        if target in rights.writes and "shared" in rights.writes & rights.reads:
+            assert got.status < 300, (target, got)
+            assert owner.head(path).status == 404
+        elif "shared" not in rights.writes:
+            assert owner.head(path).status == 200, (target, got)
+        else:
+            # Who may write and not read deletes the manifest as any object.
+            assert (got.status, got.body) == (204, b"")
+            assert owner.head(path).status == 404
+        assert owner.get(segment).body == b"segment"
+        owner.delete(segment)
+        owner.delete(path)
+
+
+@pytest.mark.parametrize("role", ROLES, ids=ids)
 def test_changes_of_a_link_do_not_reach_its_target(callers, owner, role):
     caller, base = callers[role], owner.base
     for target in CONTAINERS:
