@@ -346,8 +346,8 @@ class History:
         problems = []
         for number in range(1, ROUNDS_MAX + 1):
             self._round(number)
-            if number == 2:
-                self._touch()
+            if number in (2, 6, 10):
+                self._touch(f"z{number}")
             elif number > 2:
                 problems = self.judge.look() or self.judge.read_all()
                 if not problems:
@@ -356,7 +356,7 @@ class History:
                 self.say(f"pass {number}: {len(problems)} problems, {problems[0]}")
         raise Failed(f"after {ROUNDS_MAX} passes", problems)
 
-    def _touch(self):
+    def _touch(self, obj):
         """Change every container once more.
 
         An account takes the counts of whatever row came last (the format has no time
@@ -364,7 +364,7 @@ class History:
         the container changes and is reported again.
         """
         for container in CONTAINERS:
-            self._write_object("PUT", container, "z")
+            self._write_object("PUT", container, obj)
 
     def _round(self, number):
         nodes = list(self.world.nodes)
