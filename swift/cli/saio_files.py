@@ -393,6 +393,7 @@ use = egg:swift#etag_quoter
 
 [filter:bulk]
 use = egg:swift#bulk
+delete_concurrency = 8
 
 [filter:tempurl]
 use = egg:swift#tempurl
