@@ -66,13 +66,16 @@ def main(argv=None):
         if reason is not None:
             failed += 1
             print(f"seed {seed} FAILED {reason}")
-            print(f"again: make sim SEED={seed} COUNT=1")
+            print(f"again: make sim SEED={seed} COUNT=1", flush=True)
             if not options.keep_going:
                 break
         else:
             passed += 1
         if (passed + failed) % 20 == 0:
-            print(f"{passed + failed} seeds in {time.monotonic() - began:.1f}s")
+            print(
+                f"{passed + failed} seeds in {time.monotonic() - began:.1f}s",
+                flush=True,
+            )
     print(f"{passed} passed, {failed} failed")
     return 1 if failed else 0
 
