@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -107,7 +108,8 @@ class Bench:
         self.seconds = seconds
         self.rows: list[Row] = []
         self.h_ms = 0.0
-        self.cluster = Cluster(folder / "saio")
+        # The passes of daemons are not the requests' cost.
+        self.cluster = Cluster(folder / "saio", "--no-daemons")
         self.program = compiled(folder)
 
     def yardstick(self) -> None:
@@ -249,16 +251,22 @@ def call(url: str, method: str, token: str, body: bytes | None = None) -> None:
 
 
 def fill(url: str, token: str, count: int, body: bytes = b"x" * SMALL) -> None:
-    """Store `count` objects o0, o1, … over one connection."""
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.netloc, timeout=60)
-    for number in range(count):
-        path = f"{parts.path}/o{number}"
-        connection.request("PUT", path, body, {"X-Auth-Token": token})
-        answer = connection.getresponse()
-        answer.read()
-        assert answer.status == 201, (path, answer.status)
-    connection.close()
+    """Store `count` objects o0, o1, … over a few connections."""
+    workers = 8
+
+    def work(first: int) -> None:
+        parts = urlsplit(url)
+        connection = http.client.HTTPConnection(parts.netloc, timeout=60)
+        for number in range(first, count, workers):
+            path = f"{parts.path}/o{number}"
+            connection.request("PUT", path, body, {"X-Auth-Token": token})
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == 201, (path, answer.status)
+        connection.close()
+
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(work, range(workers)))
 
 
 def machine() -> str:
