@@ -510,6 +510,14 @@ def once(servers: Sequence[Server], options: Options) -> bool:
 
 def stop(servers: Sequence[Server], options: Options) -> bool:
     """stop what runs, and wait until it has stopped"""
+    watched = _signalled(servers, options)
+    return bool(watched) and _wait_stopped(watched, options)
+
+
+def _signalled(
+    servers: Sequence[Server], options: Options
+) -> dict[int, tuple[Server, Path]]:
+    """Tell all to end; who was there to hear it."""
     watched: dict[int, tuple[Server, Path]] = {}
     for server in servers:
         number = signal.SIGTERM
@@ -517,8 +525,10 @@ def stop(servers: Sequence[Server], options: Options) -> bool:
             number = signal.SIGHUP
         for pid, pid_file in server.signal(number, options).items():
             watched[pid] = (server, pid_file)
-    if not watched:
-        return False
+    return watched
+
+
+def _wait_stopped(watched: dict[int, tuple[Server, Path]], options: Options) -> bool:
     end = green.monotonic() + options.kill_wait_s
     while watched and green.monotonic() < end:
         _drop_stopped(watched)
@@ -556,11 +566,7 @@ def shutdown(servers: Sequence[Server], options: Options) -> bool:
 
 def kill(servers: Sequence[Server], options: Options) -> bool:
     """stop; no failure when nothing runs"""
-    if not any(server.running(options) for server in servers):
-        for server in servers:
-            print(f"No {server.name} running")
-        return True
-    return stop(servers, options)
+    return _wait_stopped(_signalled(servers, options), options)
 
 
 def restart(servers: Sequence[Server], options: Options) -> bool:
