@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from test.support.cluster import wait_until
+from test.support.cluster import find, wait_until
 
 
 def head(client, method, path, *lines):
@@ -154,7 +154,9 @@ def test_cut_uploads_leave_no_temporary_file_or_descriptor(cluster, client, cont
 
     def temporary():
         return [
-            path for node in range(1, 5) for path in cluster.device(node).glob("tmp*/*")
+            path
+            for node in range(1, 5)
+            for path in find(cluster.device(node), "tmp*/*")
         ]
 
     client.put(f"{container}/warm", b"x" * 100_000)

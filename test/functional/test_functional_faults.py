@@ -14,7 +14,7 @@ import threading
 import pytest
 
 from test.support.client import Client
-from test.support.cluster import Cluster, wait_until
+from test.support.cluster import Cluster, find, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +204,7 @@ def test_a_corrupted_database_is_quarantined_not_served(own, user, box):
     victims = [
         found
         for node in range(1, 5)
-        for found in own.device(node).glob("containers/*/*/*/*.db")
+        for found in find(own.device(node), "containers/*/*/*/*.db")
         if b"db-victim" in found.read_bytes()
     ]
     assert len(victims) == 3

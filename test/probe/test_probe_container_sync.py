@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from test.support.client import Client
-from test.support.cluster import ROOT, Cluster
+from test.support.cluster import ROOT, Cluster, find
 
 NODES = (1, 2, 3, 4)
 KEY = "the owner's key"
@@ -60,7 +60,7 @@ def links(cluster):
     return [
         path
         for node in NODES
-        for path in cluster.device(node).glob("sync_containers/*/*/*/*.db")
+        for path in find(cluster.device(node), "sync_containers/*/*/*/*.db")
     ]
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 
 from test.support.client import Client
-from test.support.cluster import Cluster, wait_until
+from test.support.cluster import Cluster, find, wait_until
 
 BODY = os.urandom(2_500_000)
 POLICY = "ec-4-2"
@@ -46,7 +46,7 @@ def box(client, request):
 
 def fragments(cluster):
     """Data files of the policy below all devices, by path."""
-    return sorted(cluster.folder.glob("srv/*/d*/objects-1/*/*/*/*.data"))
+    return find(cluster.folder, "srv/*/d*/objects-1/*/*/*/*.data")
 
 
 def test_two_policies_stand_side_by_side(cluster, client, box):

@@ -26,6 +26,7 @@ from swift.runtime.cluster import Cluster as Facts
 from swift.runtime.process import current_user
 from test.support import hosts
 from test.support.client import Client
+from test.support.cluster import find
 from test.support.hosts import Devices, Host, Network
 
 NUMBERS = (1, 2, 3, 4)
@@ -378,7 +379,7 @@ def test_a_host_that_was_cut_off_catches_up_and_handoffs_are_emptied(site):
             )
             if not place.is_home(*kinds):
                 return False
-        pendings = site.folder.glob("h*/srv/d*/async_pending*/*/*")
+        pendings = find(site.folder, "h*/srv/d*/async_pending*/*/*")
         return not any(pendings) and all(
             all(path.exists() for path in place.primaries)
             and not any(path.exists() for path in place.elsewhere)

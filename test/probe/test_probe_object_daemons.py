@@ -23,7 +23,7 @@ from swift.core.hashing import partition_of_hex
 from swift.core.names import ContainerName, ObjectName
 from swift.runtime.cluster import Cluster as Facts
 from test.support.client import Client
-from test.support.cluster import ROOT, Cluster, alive, wait_until
+from test.support.cluster import ROOT, Cluster, alive, find, wait_until
 
 NODES = (1, 2, 3, 4)
 
@@ -125,7 +125,7 @@ def pendings(cluster):
     return [
         path
         for node in NODES
-        for path in cluster.device(node).glob("async_pending*/*/*")
+        for path in find(cluster.device(node), "async_pending*/*/*")
     ]
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import signal
@@ -212,9 +213,18 @@ class Cluster:
         """Every file below the devices' objects directories, sorted."""
         found: list[Path] = []
         for node in range(1, 5):
-            for tree in self.device(node).glob("objects*"):
-                found += [path for path in tree.rglob("*") if path.is_file()]
+            for tree in find(self.device(node), "objects*"):
+                for folder, _folders, names in os.walk(tree):
+                    found += [Path(folder, name) for name in names]
         return sorted(found)
+
+
+def find(folder: Path, pattern: str) -> list[Path]:
+    """What matches below a folder, sorted; for trees that servers change meanwhile.
+
+    `Path.glob` raises when a directory goes away between its listing and its reading.
+    """
+    return sorted(folder / name for name in glob.glob(pattern, root_dir=folder))
 
 
 def listens(port: int, address: str = "127.0.0.1") -> bool:
