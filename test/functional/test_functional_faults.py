@@ -135,10 +135,9 @@ def test_two_dead_servers_of_a_kind_stop_writes_with_503(own, user, box):
 def test_a_corrupted_replica_is_never_served(own, user, box, damage):
     name = damage.replace(" ", "-")
     data = os.urandom(300_000)
-    before = set(data_files(own))
     assert user.put(f"{box}/{name}", data).status == 201
     # Of fragments the first, whose name comes first: parity is read only in need.
-    victim = min(set(data_files(own)) - before, key=lambda path: path.name)
+    victim = min(replicas(own, f"/faults/{name}"), key=lambda path: path.name)
     middle = victim.stat().st_size // 2
     if damage == "flip a bit":
         with victim.open("r+b") as replica:
@@ -194,13 +193,11 @@ def test_a_full_disk_refuses_or_is_worked_around(own, user, box):
     own.restart("object-3")
     try:
         device = own.device(3)
-        before = {path for path in data_files(own) if device in path.parents}
         for number in range(20):
             assert user.put(f"{box}/full-{number}", b"data").status == 201
             assert user.get(f"{box}/full-{number}").body == b"data"
-        after = {path for path in data_files(own) if device in path.parents}
-        # Replication may take away what lies on a handoff meanwhile.
-        assert not after - before
+        stored = replicas(own, "/faults/full-")
+        assert stored and not [path for path in stored if device in path.parents]
     finally:
         conf.write_text(text)
         own.kill("object-3")
