@@ -22,7 +22,7 @@ from pyeclib.ec_iface import VALID_EC_TYPES, ECDriver, ECDriverError
 
 from swift.core.errors import Corrupt, FormatError, InvalidInput
 from swift.core.fragmentfiles import choose_fragments, fragment_name
-from swift.core.fragmentformat import HEADER_SIZE, read_header
+from swift.core.fragmentformat import HEADER_SIZE, HeaderCheck, read_header
 from swift.core.fragments import FragmentCollector
 from swift.core.headers import (
     BACKEND_UPDATE_OVERRIDE,
@@ -324,9 +324,34 @@ class ErasureCoding:
             raise InvalidInput(f"there is no fragment {index} in {self.scheme}")
         return index
 
-    def archive_check(self) -> ArchiveCheck:
-        """Looks at the header of every fragment that goes by."""
-        return _HeaderCheck(self.fragment_size)
+    def record_fault(
+        self, record: Mapping[str, str], fragment_index: int | None
+    ) -> str | None:
+        """Without the object's etag and its own index it is of no use."""
+        if not record.get(X_OBJECT_SYSMETA_EC_ETAG):
+            return f"record without {X_OBJECT_SYSMETA_EC_ETAG}"
+        try:
+            index = self.fragment_index(record)
+        except InvalidInput as error:
+            return str(error)
+        if index != fragment_index:
+            return f"record of fragment {index} in a file of {fragment_index}"
+        return None
+
+    def archive_check(
+        self, record: Mapping[str, str], fragment_index: int | None
+    ) -> ArchiveCheck | None:
+        """Looks at the header of every fragment that goes by.
+
+        Archives of other parameters cannot be judged: where their fragments begin is
+        not known.
+        """
+        scheme = record.get(X_OBJECT_SYSMETA_EC_SCHEME, self.scheme)
+        segment_size = record.get(X_OBJECT_SYSMETA_EC_SEGMENT_SIZE)
+        if scheme != self.scheme or segment_size not in (None, str(self.segment_size)):
+            return None
+        size = int(record[CONTENT_LENGTH])
+        return HeaderCheck(self.fragment_size, size, fragment_index)
 
     def file_name(self, part: FilePart) -> str:
         """`<timestamp>#<index>[#d].data`, or as for whole copies."""
@@ -465,34 +490,3 @@ class _FragmentEncoder:
             only = b"" if self._only is None else self._only[index]
             footers[ETAG] = md5(only, usedforsecurity=False).hexdigest()
         return footers
-
-
-class _HeaderCheck:
-    """Reads the headers out of an archive that goes by in chunks."""
-
-    def __init__(self, fragment_size: int) -> None:
-        self._fragment_size = fragment_size
-        self._head = b""
-        self._skip = 0
-
-    def feed(self, data: bytes) -> str | None:
-        """Why the archive cannot be trusted; None as long as it can."""
-        at = 0
-        while at < len(data):
-            if self._skip:
-                step = min(self._skip, len(data) - at)
-                self._skip -= step
-                at += step
-                continue
-            piece = data[at : at + HEADER_SIZE - len(self._head)]
-            self._head += piece
-            at += len(piece)
-            if len(self._head) < HEADER_SIZE:
-                return None
-            try:
-                read_header(self._head)
-            except FormatError as error:
-                return error.reason
-            self._head = b""
-            self._skip = self._fragment_size - HEADER_SIZE
-        return None

@@ -54,6 +54,56 @@ def read_header(data: bytes) -> FragmentHeader:
     return FragmentHeader(index, size, segment_size, (coder, coder_version))
 
 
+class HeaderCheck:
+    """Reads the headers out of an archive that goes by in chunks, from its start.
+
+    fragment_size: bytes of each fragment but the last. size: of the archive. index:
+    that all fragments must be of; None for any.
+    """
+
+    def __init__(self, fragment_size: int, size: int, index: int | None) -> None:
+        self._fragment_size = fragment_size
+        self._left = size
+        self._index = index
+        self._head = b""
+        self._skip = 0
+
+    def feed(self, data: bytes) -> str | None:
+        """Why the archive cannot be trusted; None as long as it can."""
+        at = 0
+        while at < len(data):
+            if self._skip:
+                step = min(self._skip, len(data) - at)
+                self._skip -= step
+                at += step
+                continue
+            piece = data[at : at + HEADER_SIZE - len(self._head)]
+            self._head += piece
+            at += len(piece)
+            if len(self._head) < HEADER_SIZE:
+                return None
+            fault = self._fault()
+            if fault is not None:
+                return fault
+        return None
+
+    def _fault(self) -> str | None:
+        """What is wrong with the header that is complete; go on to the next."""
+        try:
+            header = read_header(self._head)
+        except FormatError as error:
+            return error.reason
+        size = min(self._fragment_size, self._left)
+        if self._index is not None and header.index != self._index:
+            return f"fragment {header.index} in an archive of {self._index}"
+        if header.size != size - HEADER_SIZE:
+            return f"fragment of {header.size} bytes in the place of {size}"
+        self._left -= size
+        self._head = b""
+        self._skip = size - HEADER_SIZE
+        return None
+
+
 def legacy_crc(data: bytes) -> int:
     """The CRC that libraries up to 1.5.0 wrote: they shifted a signed number."""
     value = ~0

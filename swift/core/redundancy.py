@@ -212,8 +212,23 @@ class Redundancy(Protocol):
         """
         ...
 
-    def archive_check(self) -> ArchiveCheck | None:
-        """For a read of a whole archive; None when its checksum is all there is."""
+    def record_fault(
+        self, record: Mapping[str, str], fragment_index: int | None
+    ) -> str | None:
+        """Why a record is not that of a durable archive; None when it may be.
+
+        fragment_index: as the name of its file says.
+        """
+        ...
+
+    def archive_check(
+        self, record: Mapping[str, str], fragment_index: int | None
+    ) -> ArchiveCheck | None:
+        """For a read of an archive from its start; None when its checksum is all there
+        is.
+
+        record: its metadata. fragment_index: as the name of its file says.
+        """
         ...
 
     def file_name(self, part: FilePart) -> str:
@@ -292,7 +307,14 @@ class Replication:
     def fragment_index(self, record: Mapping[str, str]) -> None:
         """There are no fragments."""
 
-    def archive_check(self) -> None:
+    def record_fault(
+        self, record: Mapping[str, str], fragment_index: int | None
+    ) -> None:
+        """What every object must say has been looked at."""
+
+    def archive_check(
+        self, record: Mapping[str, str], fragment_index: int | None
+    ) -> None:
         """The checksum of the whole is enough."""
 
     def file_name(self, part: FilePart) -> str:

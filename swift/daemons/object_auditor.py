@@ -400,6 +400,11 @@ class ScanRun:
                 self._remove_rsync_temporaries(disk, opened.files.unexpected)
             self._check(disk, opened)
             self._add_checksums(disk, opened)
+        for index in opened.fragments.get(opened.data_timestamp, ())[:-1]:
+            # What was opened is the one of the highest index.
+            with disk.open_blocking(green.now(), fragment_index=index) as other:
+                self._check_archive(disk, other)
+                self._add_checksums(disk, other)
 
     def _tidy(self, location: Location, disk: DiskFile) -> None:
         """See to a directory without an object that can be opened."""
@@ -427,12 +432,8 @@ class ScanRun:
 
     def _check(self, disk: DiskFile, opened: OpenObject) -> None:
         """Raises ObjectQuarantined when the object is not what was stored."""
+        self._check_archive(disk, opened)
         if self._is_full:
-            if not opened.content_length and opened.etag != expiry.EMPTY_ETAG:
-                raise disk.quarantine(f"is empty, recorded MD5 is {opened.etag}")
-            for piece in opened.reader().pieces_blocking():
-                self._counts.bytes += len(piece)
-                self._bytes.wait(len(piece))
             self._count_size(opened.content_length)
         data = opened.files.data
         assert data is not None, "only objects with data are opened"
@@ -441,6 +442,18 @@ class ScanRun:
         )
         if reason is not None:
             raise disk.quarantine(reason)
+
+    def _check_archive(self, disk: DiskFile, opened: OpenObject) -> None:
+        """Raises ObjectQuarantined when the archive is not what was stored."""
+        fault = opened.record_fault
+        if fault is not None:
+            raise disk.quarantine(fault)
+        if self._is_full:
+            if not opened.content_length and opened.etag != expiry.EMPTY_ETAG:
+                raise disk.quarantine(f"is empty, recorded MD5 is {opened.etag}")
+            for piece in opened.reader().pieces_blocking():
+                self._counts.bytes += len(piece)
+                self._bytes.wait(len(piece))
 
     def _count_size(self, size: int) -> None:
         if self._config.object_size_stats:

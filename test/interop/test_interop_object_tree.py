@@ -230,6 +230,7 @@ def test_the_golden_fragments_give_their_objects_back(device):
         with file.open(NOW, preferences=wanted) as opened:
             assert b"".join(opened.reader()) == archives[index]
             assert CODING.fragment_index(opened.metadata) == index
+            assert opened.record_fault is None
 
 
 def test_an_object_is_written_as_it_was(device, tmp_path):

@@ -20,13 +20,13 @@ class Disks:
     frame: for a daemon that works on them.
     """
 
-    def __init__(self, root, devices=("sda1",), conf=None):
+    def __init__(self, root, devices=("sda1",), conf=None, cluster=None):
         self.root = root
         for device in devices:
             (root / device).mkdir()
         self.sink = ListSink()
         self.log = Logger("daemon", [self.sink], level=DEBUG)
-        self.cluster = make_cluster()
+        self.cluster = cluster or make_cluster()
         self.frame = Frame(self.cluster, self.log, NO_METRICS, conf)
         config = DiskConfig(devices=str(root), mount_check=False)
         self.managers = {

@@ -43,6 +43,7 @@ from swift.core.metadata import (
 )
 from swift.core.names import ObjectName
 from swift.core.objectfiles import META, TOMBSTONE, FilePart, FileSet, Preference
+from swift.core.redundancy import ArchiveCheck
 from swift.core.timestamp import Timestamp
 from swift.runtime import green
 from swift.storage.fs import GONE, FileSystem, Handle, as_domain_error
@@ -343,12 +344,28 @@ class OpenObject:
             stop=self.content_length if stop is None else stop,
             size=self.content_length,
             etag=self.etag if verify else None,
-            check=self._context.policy.redundancy.archive_check() if verify else None,
+            check=self._archive_check() if verify else None,
             chunk_size=self._context.config.disk_chunk_size,
             keep_cache=keep_cache,
             quarantine=self._diskfile.quarantine,
             close=self.close if owner else None,
         )
+
+    @property
+    def record_fault(self) -> str | None:
+        """Why the record is not that of a durable archive; None when it may be."""
+        return self._context.policy.redundancy.record_fault(
+            self._data, self._fragment_index
+        )
+
+    def _archive_check(self) -> ArchiveCheck | None:
+        return self._context.policy.redundancy.archive_check(
+            self._data, self._fragment_index
+        )
+
+    @property
+    def _fragment_index(self) -> int | None:
+        return None if self.files.data is None else self.files.data.fragment_index
 
     def span(
         self, start: int = 0, stop: int | None = None, *, owner: bool = False
