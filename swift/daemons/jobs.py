@@ -14,6 +14,8 @@ from swift.core.errors import DeviceUnavailable
 from swift.core.policy import StoragePolicy
 from swift.core.ring.devices import Device, Node
 from swift.core.ring.ring import Ring
+from swift.runtime import green
+from swift.runtime.cluster import Cluster
 from swift.runtime.logs import Logger
 from swift.runtime.process import is_local
 from swift.storage.object.partitions import Partitions
@@ -125,3 +127,34 @@ def available(partitions: Partitions, device: Device, log: Logger) -> bool:
         log.warning("skipped, %s", error)
         return False
     return True
+
+
+class RingWatch:
+    """Notices, by a look once in a while, that the rings of a pass have changed."""
+
+    def __init__(self, cluster: Cluster, interval_s: float) -> None:
+        self._cluster = cluster
+        self._interval_s = interval_s
+        self._next = green.monotonic() + interval_s
+        self._rings: dict[int, tuple[StoragePolicy, Ring]] = {}
+        self._stale: set[int] = set()
+
+    def add(self, policy: StoragePolicy, ring: Ring) -> None:
+        """Watch the ring that a policy's jobs are made by."""
+        self._rings[policy.index] = (policy, ring)
+
+    def stale(self) -> set[int]:
+        """The policies whose jobs are out of date, as far as is known."""
+        moment = green.monotonic()
+        if moment >= self._next:
+            self._next = moment + self._interval_s
+            for policy, ring in self._rings.values():
+                if self._has_changed(policy, ring):
+                    self._stale.add(policy.index)
+        return self._stale
+
+    def _has_changed(self, policy: StoragePolicy, ring: Ring) -> bool:
+        file = self._cluster.rings.get(policy.ring_name)
+        if file is not None and file.has_changed:
+            return True
+        return self._cluster.object_ring(policy.index) is not ring

@@ -16,7 +16,7 @@ from swift.core.hashing import partition_of_hex
 from swift.core.names import ObjectName
 from swift.core.ring.devices import Device
 from swift.core.ring.ring import Ring
-from swift.daemons import object_replicator
+from swift.daemons import partition_daemon
 from swift.daemons.object_replicator import ObjectReplicator, ReplicatorConfig
 from swift.runtime import green
 from swift.runtime.daemon import Frame, Scope, run_pass
@@ -287,7 +287,7 @@ def test_an_empty_handoff_and_a_file_in_its_place_are_removed(nodes):
 
 
 def test_groups_of_a_large_handoff_are_given_back_one_by_one(nodes, monkeypatch):
-    monkeypatch.setattr(object_replicator, "OBJECTS_PER_PUSH", 2)
+    monkeypatch.setattr(partition_daemon, "OBJECTS_PER_PUSH", 2)
     names = [f"o{number}" for number in range(60)]
     handoff = nodes.handoff(names[0])
     part = nodes.partition(names[0])
@@ -384,7 +384,7 @@ def test_workers_leave_their_devices_facts_and_their_sum(nodes, tmp_path):
 
 def test_a_node_that_is_in_no_ring_says_so(nodes):
     nodes.replicate(0, bind_port=1)
-    assert any("nothing to replicate" in line for line in nodes.lines())
+    assert any("nothing to do" in line for line in nodes.lines())
 
 
 def test_an_unmounted_device_of_ours_is_skipped(nodes):
