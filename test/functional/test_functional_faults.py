@@ -44,13 +44,10 @@ def box(user):
     return path
 
 
-def data_files(own):
-    return [path for path in own.object_files() if path.suffix == ".data"]
-
-
 def replicas(own, name):
     """The data files of one object; others come and go as daemons move them."""
-    return [path for path in data_files(own) if name.encode() in record(path)]
+    files = [path for path in own.object_files() if path.suffix == ".data"]
+    return [path for path in files if name.encode() in record(path)]
 
 
 def record(path):
@@ -197,7 +194,8 @@ def test_a_full_disk_refuses_or_is_worked_around(own, user, box):
             assert user.put(f"{box}/full-{number}", b"data").status == 201
             assert user.get(f"{box}/full-{number}").body == b"data"
         stored = replicas(own, "/faults/full-")
-        assert stored and not [path for path in stored if device in path.parents]
+        assert stored
+        assert not [path for path in stored if device in path.parents]
     finally:
         conf.write_text(text)
         own.kill("object-3")
