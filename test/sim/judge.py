@@ -15,9 +15,7 @@ import os
 import sqlite3
 from dataclasses import dataclass, field
 
-from swift.core.names import AccountName, ContainerName, ObjectName
 from swift.wire.memcache import LocalCache
-from test.sim.world import SALT
 
 ABSENT = None
 
@@ -105,6 +103,9 @@ class Story:
 class Judge:
     """Looks at a World with the eyes of its clients, and at its disks.
 
+    world: has nodes, rings, salt, account, clock, calm_proxy and ask; that of the
+    simulation, or a real cluster seen alike.
+
     objects: (container, object) → Story; containers: name → Story; each problem is one
     line of text. damaged: something was destroyed for good on one node.
     """
@@ -128,7 +129,10 @@ class Judge:
         now = world.clock.now()
         for (container, obj), story in sorted(self.objects.items()):
             status, headers, body = world.ask(
-                proxy, "GET", f"/v1/a/{container}/{obj}", cache_=cache
+                proxy,
+                "GET",
+                f"/v1/{world.account}/{container}/{obj}",
+                cache_=cache,
             )
             if status == 404:
                 seen = ABSENT
@@ -145,7 +149,7 @@ class Judge:
                 found.append(f"{container}/{obj}: is {seen}, may be {allowed}")
         for container, story in sorted(self.containers.items()):
             status, headers, _ = world.ask(
-                proxy, "HEAD", f"/v1/a/{container}", cache_=cache
+                proxy, "HEAD", f"/v1/{world.account}/{container}", cache_=cache
             )
             seen = status // 100 == 2
             allowed = {
@@ -178,7 +182,7 @@ class Judge:
             status, _, seen = world.ask(
                 world.calm_proxy,
                 "GET",
-                f"/v1/a/{container}/{obj}",
+                f"/v1/{world.account}/{container}/{obj}",
                 {"X-Newest": "true"},
                 cache_=cache,
             )
@@ -283,13 +287,11 @@ class Judge:
 
     def _compare_listings(self, stored, rows, found):
         listed = {}
-        account_digest = SALT.digest_of(AccountName("a")).hex()
         for container in self.containers:
-            name = ContainerName("a", container)
-            facts = rows.get(("container", SALT.digest_of(name).hex()))
+            facts = rows.get(("container", self._digest(container)))
             listed[container] = {} if facts is None else dict(facts["rows"])
         for (container, obj), story in sorted(self.objects.items()):
-            digest = SALT.digest_of(ObjectName("a", container, obj)).hex()
+            digest = self._digest(container, obj)
             copies = stored.get(digest, {})
             files = next((names for names in copies.values() if names), ())
             data = [name for name in files if name.endswith(".data")]
@@ -321,11 +323,15 @@ class Judge:
         for container, rest in sorted(listed.items()):
             for obj in sorted(rest):
                 found.append(f"{container}/{obj}: is listed, but unknown")
-        facts = rows.get(("account", account_digest))
+        facts = rows.get(("account", self._digest()))
         if facts is None:
             found.append("the account is nowhere")
             return
         self._compare_account(facts, rows, found)
+
+    def _digest(self, *names):
+        """The path hash of the account, of a container in it or of an object."""
+        return self.world.salt.digest(self.world.account, *names).hex()
 
     def _was_destroyed(self, story, row):
         """True when a row may tell of a write whose only copy was damaged.
@@ -343,8 +349,7 @@ class Judge:
 
     def _compare_account(self, facts, rows, found):
         for container in self.containers:
-            name = ContainerName("a", container)
-            own = rows.get(("container", SALT.digest_of(name).hex()))
+            own = rows.get(("container", self._digest(container)))
             exists = own is not None and not own["is_deleted"]
             row = facts["rows"].get(container)
             if exists != (row is not None):

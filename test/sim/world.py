@@ -301,6 +301,9 @@ class World:
     rng: decides everything. sink: what servers and daemons logged, if `logs`.
     """
 
+    salt = SALT
+    account = "a"
+
     def __init__(self, rng, count, broken=(), *, logs=False):
         self.rng = rng
         base = "/dev/shm" if os.path.isdir("/dev/shm") else None
