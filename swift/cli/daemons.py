@@ -13,22 +13,12 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from swift.core.errors import ConfigError, SwiftError
 from swift.core.settings import bind, csv, integer, unknown_options
-from swift.daemons.account_reaper import AccountReaper
-from swift.daemons.account_replicator import AccountReplicator
-from swift.daemons.container_reconciler import ContainerReconciler
-from swift.daemons.container_replicator import ContainerReplicator
-from swift.daemons.container_sync import ContainerSync
-from swift.daemons.container_updater import ContainerUpdater
-from swift.daemons.db_auditor import AccountAuditor, ContainerAuditor
-from swift.daemons.object_auditor import ObjectAuditor
-from swift.daemons.object_expirer import ObjectExpirer
-from swift.daemons.object_replicator import ObjectReplicator
-from swift.daemons.object_updater import ObjectUpdater
 from swift.runtime import green
 from swift.runtime.cluster import Cluster
 from swift.runtime.config import ConfFile, read_conf
@@ -93,10 +83,23 @@ ZERO_BYTE_FPS = Switch(
 
 @dataclass(frozen=True)
 class Program:
-    """One daemon: its class, and the switches beyond the common ones."""
+    """One daemon, and the switches beyond the common ones.
 
-    daemon: type[Daemon[Any]]
+    path: of its class, `module:Class` below swift.daemons. It is imported when it is
+    asked for: a command that begins often needs one daemon, not all of them.
+    """
+
+    path: str
     switches: tuple[Switch, ...] = ()
+
+    @property
+    def daemon(self) -> type[Daemon[Any]]:
+        """The class."""
+        module, _, name = self.path.partition(":")
+        found: type[Daemon[Any]] = getattr(
+            import_module(f"swift.daemons.{module}"), name
+        )
+        return found
 
 
 class UsageError(Exception):
@@ -148,7 +151,8 @@ def parse(
 
 def daemon_main(program: Program, argv: Sequence[str] | None) -> int:
     """Run a daemon's command; its exit code."""
-    name = program.daemon.section
+    kind = program.daemon
+    name = kind.section
     try:
         path, verbose, scope = parse(
             name, program.switches, sys.argv[1:] if argv is None else argv
@@ -167,7 +171,7 @@ def daemon_main(program: Program, argv: Sequence[str] | None) -> int:
             source=conf.source,
             section=name,
         )
-        daemon = make_daemon(program.daemon, values, conf, log)
+        daemon = make_daemon(kind, values, conf, log)
     except SwiftError as error:
         print(error, file=sys.stderr)
         log.critical("cannot start: %s", error)
@@ -239,18 +243,24 @@ def _run(
 
 
 PROGRAMS = {
-    "account-auditor": Program(AccountAuditor),
-    "account-reaper": Program(AccountReaper),
-    "account-replicator": Program(AccountReplicator, (DEVICES, PARTITIONS)),
-    "container-auditor": Program(ContainerAuditor),
-    "container-reconciler": Program(ContainerReconciler),
-    "container-replicator": Program(ContainerReplicator, (DEVICES, PARTITIONS)),
-    "container-sync": Program(ContainerSync),
-    "container-updater": Program(ContainerUpdater),
-    "object-auditor": Program(ObjectAuditor, (DEVICES, ZERO_BYTE_FPS)),
-    "object-expirer": Program(ObjectExpirer, (PROCESSES, PROCESS)),
-    "object-replicator": Program(ObjectReplicator, (DEVICES, PARTITIONS, POLICIES)),
-    "object-updater": Program(ObjectUpdater),
+    "account-auditor": Program("db_auditor:AccountAuditor"),
+    "account-reaper": Program("account_reaper:AccountReaper"),
+    "account-replicator": Program(
+        "account_replicator:AccountReplicator", (DEVICES, PARTITIONS)
+    ),
+    "container-auditor": Program("db_auditor:ContainerAuditor"),
+    "container-reconciler": Program("container_reconciler:ContainerReconciler"),
+    "container-replicator": Program(
+        "container_replicator:ContainerReplicator", (DEVICES, PARTITIONS)
+    ),
+    "container-sync": Program("container_sync:ContainerSync"),
+    "container-updater": Program("container_updater:ContainerUpdater"),
+    "object-auditor": Program("object_auditor:ObjectAuditor", (DEVICES, ZERO_BYTE_FPS)),
+    "object-expirer": Program("object_expirer:ObjectExpirer", (PROCESSES, PROCESS)),
+    "object-replicator": Program(
+        "object_replicator:ObjectReplicator", (DEVICES, PARTITIONS, POLICIES)
+    ),
+    "object-updater": Program("object_updater:ObjectUpdater"),
 }
 """Every daemon, by the name of its section."""
 
