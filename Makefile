@@ -9,9 +9,11 @@ SAIO   ?= saio
 PORT   ?= 8080
 SEED   ?= 1
 COUNT  ?= 200
+# What is about bodies of objects is tested with erasure coding each time.
+BODIES := $(patsubst %,test/functional/test_functional_%.py,object segments slo dlo)
 
-.PHONY: help setup run test check format lint types unit interop functional probe \
-        sim bench bench-replication docs samples clients ci clean
+.PHONY: help setup run test check format lint types unit interop functional \
+        functional-ec probe sim bench bench-replication docs samples clients ci clean
 
 help: ## Say what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -60,6 +62,12 @@ interop: setup ## Golden files of the system we replace
 
 functional: setup ## Over HTTP, against a cluster that the tests start
 	$(BIN)/python -m pytest -n 2 --dist loadfile test/functional
+	SWIFT_TEST_POLICIES=ec+replica \
+	  $(BIN)/python -m pytest -n 2 --dist loadfile $(BODIES)
+
+functional-ec: setup ## All of it with erasure coding as the default policy
+	SWIFT_TEST_POLICIES=ec+replica \
+	  $(BIN)/python -m pytest -n 2 --dist loadfile test/functional
 
 probe: setup ## Several servers; things are broken on purpose
 	$(BIN)/python -m pytest -n 2 --dist loadfile test/probe

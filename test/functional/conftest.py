@@ -19,13 +19,18 @@ from test.support.cluster import Cluster
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory):
+def policies():
+    """What a cluster of the tests is started with, to have the policies wanted."""
+    return "--policies", os.environ.get("SWIFT_TEST_POLICIES", "replica")
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory, policies):
     """The cluster that the tests started, or None when a file names another."""
     if os.environ.get("SWIFT_TEST_CONFIG_FILE"):
         yield None
         return
-    policies = os.environ.get("SWIFT_TEST_POLICIES", "replica")
-    started = Cluster(tmp_path_factory.mktemp("saio"), "--policies", policies)
+    started = Cluster(tmp_path_factory.mktemp("saio"), *policies)
     started.start()
     yield started
     started.stop()

@@ -19,12 +19,12 @@ from test.support.cluster import Cluster, wait_until
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def cluster(tmp_path_factory, policies):
     """A cluster of this module's own, for its servers are killed."""
     if os.environ.get("SWIFT_TEST_CONFIG_FILE"):
         yield None
         return
-    started = Cluster(tmp_path_factory.mktemp("clients"))
+    started = Cluster(tmp_path_factory.mktemp("clients"), *policies)
     started.start()
     yield started
     started.stop()

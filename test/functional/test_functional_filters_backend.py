@@ -10,9 +10,9 @@ from test.support.cluster import Cluster
 
 
 @pytest.fixture
-def limited(tmp_path):
+def limited(tmp_path, policies):
     """A cluster whose first object server answers two requests a second and device."""
-    cluster = Cluster(tmp_path / "saio", "--no-daemons")
+    cluster = Cluster(tmp_path / "saio", "--no-daemons", *policies)
     cluster.start()
     conf = cluster.folder / "etc" / "object-server" / "1.conf"
     text = conf.read_text()

@@ -23,6 +23,8 @@ LARGE = os.urandom(8 * MIB)
 
 @pytest.fixture(scope="module")
 def own_cluster(tmp_path_factory):
+    # Of whole copies, whatever policies the other tests want: fragments of a segment
+    # must be held to be decoded, and nothing of them can be spliced.
     started = Cluster(tmp_path_factory.mktemp("streams"))
     started.start()
     yield started

@@ -47,12 +47,15 @@ def alive(pid: int) -> bool:
 
 
 class Cluster:
-    """One proxy and four nodes; servers can be killed and started one by one."""
+    """One proxy and four nodes; servers can be killed and started one by one.
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    revive: swift-saio starts again what died, a second later.
+    """
+
+    def __init__(self, folder: Path, *arguments: str, revive: bool = False) -> None:
         self.folder = folder
         self.port = free_port()
-        self._arguments = arguments
+        self._arguments = arguments if revive else ("--no-restart", *arguments)
         self._process: subprocess.Popen[bytes] | None = None
         self._extra: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -64,7 +67,6 @@ class Cluster:
             [
                 sys.executable,
                 str(ROOT / "bin" / "swift-saio"),
-                "--no-restart",
                 "--port",
                 str(self.port),
                 # Away from other clusters that start at the same moment.
@@ -212,10 +214,9 @@ class Cluster:
     def object_files(self) -> list[Path]:
         """Every file below the devices' objects directories, sorted."""
         found: list[Path] = []
-        for node in range(1, 5):
-            for tree in find(self.device(node), "objects*"):
-                for folder, _folders, names in os.walk(tree):
-                    found += [Path(folder, name) for name in names]
+        for tree in find(self.folder, "srv/*/*/objects*"):
+            for folder, _folders, names in os.walk(tree):
+                found += [Path(folder, name) for name in names]
         return sorted(found)
 
 
