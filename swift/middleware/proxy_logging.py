@@ -482,6 +482,11 @@ class SplicedBody(LoggedBody):
         """The socket's descriptor and watch; None when it cannot be spliced."""
         return self._source.spliceable()
 
+    def await_bytes(self, count: int) -> bool:
+        """Wait for so many bytes; False when they do not come. Yields."""
+        arrived: bool = self._source.await_bytes(count)
+        return arrived
+
     def skipped(self, count: int) -> None:
         """Note that `count` bytes were moved past this object."""
         self.count += count

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """GET and HEAD of an object on one node: conditions, ranges, and the body.
 
-A small body is read and verified before the answer begins; a large one is verified on
-its way, and breaks off before its end when it is not what was stored. Contract
+A body of up to a window (1 MiB) is verified before the answer begins; a larger one on
+its way, and it breaks off before its end when it is not what was stored. Contract
 backend-http 2, api 4.1.
 """
 
@@ -253,20 +253,21 @@ def _with_body(
 ) -> Response:
     """An answer with a part of the object, or all of it, as its body.
 
-    Small bodies are read and verified now, for then the answer leaves in one piece;
-    raises ObjectQuarantined when such a body is not what was stored. Yields.
+    Small bodies are read and verified now, for then the answer leaves in one piece; the
+    first window of others is looked at. Raises ObjectQuarantined when that shows that
+    the body is not what was stored. Yields.
     """
     if span.size > WHOLE_BODY_MAX:
-        body = opened.span(span.start, span.stop, owner=True)
-        if body is not None:
-            return Response(status, answer, app_iter=body)
+        body = opened.span(
+            span.start, span.stop, verify=verify, keep_cache=keep_cache, owner=True
+        )
+        body.passable(span.start)
+        return Response(status, answer, app_iter=body)
     reader = opened.reader(
         span.start, span.stop, verify=verify, keep_cache=keep_cache, owner=True
     )
-    if span.size <= WHOLE_BODY_MAX:
-        with closing(reader):
-            return Response(status, answer, b"".join(reader))
-    return Response(status, answer, app_iter=reader)
+    with closing(reader):
+        return Response(status, answer, b"".join(reader))
 
 
 def _conditional_etag(headers: Headers, metadata: Headers, etag: str) -> str:

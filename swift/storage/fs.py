@@ -120,6 +120,10 @@ class FileSystem:
         """Up to `size` bytes from `offset`; empty at the end of the file."""
         return os.pread(fd, size, offset)
 
+    def read_into(self, fd: int, buffer: memoryview, offset: int) -> int:
+        """As `read`, into a buffer of the caller; how many bytes there were."""
+        return os.preadv(fd, (buffer,), offset)
+
     def read_file(self, path: str, limit: int) -> bytes:
         """The whole of a small file, of which at most `limit` bytes."""
         fd = self.open_read(path)

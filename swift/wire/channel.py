@@ -13,6 +13,8 @@ import fcntl
 import os
 import socket
 import ssl
+import sys
+import termios
 from contextlib import suppress
 from typing import Any
 
@@ -27,15 +29,16 @@ less than steps of 64 KiB, and a slow reader holds no more than one of them."""
 
 _JOIN_MAX = 32768  # smaller buffers are joined before sending; copying costs less
 _STREAK_MAX = 32  # reads in a row without waiting, before others get their turn
-_WINDOW = 1 << 20  # bytes one sendfile or splice moves at most
-_PIPES_MAX = 16  # idle pipes kept for splicing
+_WINDOW = 1 << 20  # bytes one sendfile moves at most
+_PAUSE_S = 0.1  # a sender that has paused for so long is not waited for
 _CACHED = getattr(os, "RWF_NOWAIT", 0)
+_NO_BYTES = bytes(4)  # room for the answer of FIONREAD
 
 
 class Channel:
     """One connected socket; owns it and its watch."""
 
-    __slots__ = ("_drained", "_streak", "sock", "watch")
+    __slots__ = ("_drained", "_low_water", "_streak", "sock", "watch")
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -43,6 +46,7 @@ class Channel:
         self.watch = green.Watch(sock.fileno())
         self._drained = False  # the last read got less than it asked for
         self._streak = 0
+        self._low_water = 1  # bytes that must have come for the hub to notice
 
     def recv(self, size: int, timeout_s: float | None) -> bytes:
         """At most `size` bytes; empty at the end of the stream. Yields.
@@ -80,6 +84,39 @@ class Channel:
             return None
         self._drained = 0 < len(data) < size
         return data
+
+    def await_bytes(self, count: int, timeout_s: float) -> bool:
+        """Wait for `count` bytes, or fewer when the peer pauses; False if none come.
+
+        A large body is taken in large steps so: to be woken for each packet costs more
+        than to move it. True may be wrong; the read then says that it would block.
+        `read_as_it_comes` ends the mode. Yields.
+        """
+        if self._arrived() >= count:
+            return True
+        self._set_low_water(count)
+        if self.watch.readable(min(_PAUSE_S, timeout_s)) or self._arrived():
+            return True
+        self._set_low_water(1)
+        return self.watch.readable(timeout_s)
+
+    def read_as_it_comes(self) -> None:
+        """Be woken by the first byte again."""
+        self._set_low_water(1)
+        self._drained = False  # bytes left behind here give no further edge
+
+    def _set_low_water(self, count: int) -> None:
+        if count != self._low_water:
+            with suppress(OSError):
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+            self._low_water = count
+
+    def _arrived(self) -> int:
+        """How many bytes wait to be read."""
+        with suppress(OSError):
+            found = fcntl.ioctl(self.sock.fileno(), termios.FIONREAD, _NO_BYTES)
+            return int.from_bytes(found, sys.byteorder)
+        return 0
 
     def send(self, data: bytes, timeout_s: float | None) -> None:
         """Send all. Yields when the peer reads slowly. Raises TimeoutError, OSError."""
@@ -270,81 +307,3 @@ class TlsChannel(Channel):
     def pending(self) -> bool:
         """As Channel.pending, as far as it can be known."""
         return self.sock.pending() > 0
-
-
-_pipes: list[tuple[int, int]] = []
-
-
-def _take_pipe() -> tuple[int, int]:
-    if _pipes:
-        return _pipes.pop()
-    pair = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    with suppress(OSError, AttributeError):
-        fcntl.fcntl(pair[1], getattr(fcntl, "F_SETPIPE_SZ", 1031), _WINDOW)
-    return pair
-
-
-def splice(
-    source: Channel, target: Channel, count: int, timeout_s: float | None
-) -> int:
-    """Move up to `count` bytes between sockets inside the kernel; how many it were.
-
-    Fewer means that the source ended, failed or was silent for too long. Raises
-    TimeoutError and OSError for the target. Yields.
-    """
-    pair = _take_pipe()
-    moved = 0
-    source._drained = False  # bytes left behind here give no further edge
-    try:
-        while moved < count:
-            got = _splice_in(source, pair[1], count - moved, timeout_s)
-            if not got:
-                break
-            _splice_out(pair[0], target, got, timeout_s)
-            moved += got
-    except BaseException:
-        # The pipe may hold bytes of this body.
-        os.close(pair[0])
-        os.close(pair[1])
-        raise
-    if len(_pipes) < _PIPES_MAX:
-        _pipes.append(pair)
-    else:
-        os.close(pair[0])
-        os.close(pair[1])
-    return moved
-
-
-def _splice_in(
-    source: Channel, pipe_in: int, count: int, timeout_s: float | None
-) -> int:
-    """How many bytes came into the pipe; 0 at the end of the source."""
-    while True:
-        try:
-            return os.splice(
-                source.sock.fileno(),
-                pipe_in,
-                min(count, _WINDOW),
-                flags=_SPLICE_FLAGS,
-            )
-        except BlockingIOError:
-            if not source.watch.readable(timeout_s):
-                return 0
-        except OSError:
-            return 0
-
-
-def _splice_out(
-    pipe_out: int, target: Channel, count: int, timeout_s: float | None
-) -> None:
-    while count:
-        try:
-            count -= os.splice(
-                pipe_out, target.sock.fileno(), count, flags=_SPLICE_FLAGS
-            )
-        except BlockingIOError:
-            if not target.watch.writable(timeout_s):
-                raise TimeoutError("write") from None
-
-
-_SPLICE_FLAGS = getattr(os, "SPLICE_F_NONBLOCK", 2) | getattr(os, "SPLICE_F_MOVE", 1)

@@ -289,6 +289,19 @@ class ClientResponse:
             return None
         return connection.channel if connection.channel.can_splice else None
 
+    def await_bytes(self, count: int) -> bool:
+        """Wait for so many bytes, or fewer that nothing follows; False if none come.
+
+        The body is given up then. Yields.
+        """
+        connection = self._connection
+        if connection is None:
+            return False
+        if connection.channel.await_bytes(count, self.timeout_s):
+            return True
+        self.close()
+        return False
+
     def skipped(self, count: int) -> None:
         """Note that `count` bytes were moved past this object."""
         assert self._left is not None, "only a counted body is spliced"

@@ -38,7 +38,7 @@ from swift.core.headers import (
 from swift.runtime import green
 from swift.wire import environ as keys
 from swift.wire.body import RequestBody
-from swift.wire.channel import RECV_BYTES, Channel, splice
+from swift.wire.channel import RECV_BYTES, Channel
 from swift.wire.framing import (
     CRLF,
     HEAD_END,
@@ -50,6 +50,7 @@ from swift.wire.framing import (
     split_request_line,
     split_target,
 )
+from swift.wire.splicing import splice
 from swift.wire.streams import FileRange, SocketSource, close_body
 
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -839,27 +840,46 @@ class ServerConnection:
             self._cut()
 
     def _send_file(self, body: FileRange) -> None:
-        """Send a part of a file by sendfile."""
+        """Send a part of a file by sendfile, as far as it may be sent."""
+        bodiless = self._bodiless()
+        # Asked before the head goes out: what is found out now has its own status.
+        passable = 0 if bodiless else body.passable(body.offset)
         head = self._head(body.length, whole=True)
         self._head_sent = True
-        if self._bodiless():
+        if bodiless:
             self._send(head)
             return
         assert self._left is not None, "a file range has a length"
-        count = min(self._left, body.length)
-        try:
-            self.channel.send_more(head, self._timeout_s)
-            sent = self.channel.send_file(
-                body.fileno(), body.offset, count, self._timeout_s
-            )
-        except (TimeoutError, OSError) as error:
-            raise _ClientGone(str(error)) from error
-        self._left -= sent
+        offset, end = body.offset, body.offset + min(self._left, body.length)
+        self._send_more(head)
+        while offset < end:
+            count = min(passable or body.passable(offset), end - offset)
+            sent = self._send_from_file(body.fileno(), offset, count)
+            self._left -= sent
+            if sent < count:
+                break
+            offset += sent
+            passable = 0
         if self._left:
             self._cut()
 
+    def _send_more(self, data: bytes) -> None:
+        try:
+            self.channel.send_more(data, self._timeout_s)
+        except (TimeoutError, OSError) as error:
+            raise _ClientGone(str(error)) from error
+
+    def _send_from_file(self, fileno: int, offset: int, count: int) -> int:
+        try:
+            return self.channel.send_file(fileno, offset, count, self._timeout_s)
+        except (TimeoutError, OSError) as error:
+            raise _ClientGone(str(error)) from error
+
     def _send_spliced(self, body: SocketSource) -> None:
-        """Send a body that comes from another socket, in the kernel if it can be."""
+        """Send a body that comes from another socket, in the kernel if it can be.
+
+        Where its source breaks off, the body itself is asked for the rest.
+        """
         source = body.spliceable() if self.channel.can_splice else None
         if source is None or self._bodiless():
             self._send_iterable(body)
@@ -871,11 +891,16 @@ class ServerConnection:
         count = min(self._left or 0, body.unread_length)
         if count:
             try:
-                moved = splice(source, self.channel, count, self._timeout_s)
+                moved = splice(
+                    source, self.channel, count, self._timeout_s, body.await_bytes
+                )
             except (TimeoutError, OSError) as error:
                 raise _ClientGone(str(error)) from error
-            body.skipped(moved)
             self._left = (self._left or 0) - moved
+            body.skipped(moved)
+            if moved < count:
+                for chunk in body:
+                    self._send_chunk(chunk)
         if self._left:
             self._cut()
 

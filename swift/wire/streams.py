@@ -29,6 +29,12 @@ class FileRange(Protocol):
     def fileno(self) -> int:
         """The descriptor of the file."""
 
+    def passable(self, offset: int) -> int:
+        """How many bytes from `offset` on may be sent now. Yields.
+
+        At least one before the end. Raises in the place of bytes that must not be sent.
+        """
+
     def __iter__(self) -> Iterator[bytes]:
         """The same bytes, read."""
 
@@ -54,6 +60,12 @@ class SocketSource(Protocol):
 
     def spliceable(self) -> Channel | None:
         """The channel that the rest comes from; None when it cannot be spliced."""
+
+    def await_bytes(self, count: int) -> bool:
+        """Wait for `count` bytes, or fewer that nothing follows; False if none come.
+
+        Iterating then says why, or goes on with bytes from elsewhere. Yields.
+        """
 
     def skipped(self, count: int) -> None:
         """Note that `count` bytes were moved past this object."""

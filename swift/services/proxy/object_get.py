@@ -44,6 +44,7 @@ from swift.wire.backends import (
     unread_body,
     without_connection_headers,
 )
+from swift.wire.channel import Channel
 from swift.wire.client import ClientResponse
 from swift.wire.nodes import Candidates
 from swift.wire.request import Response
@@ -350,6 +351,7 @@ class ObjectBody:
         source: Found = chosen.source
         self._node: Node = source.node
         self._response: ClientResponse | None = source.response
+        self._progress = _Progress(0, spans[0].start)
         self._chunks: Generator[bytes] = self._run()
 
     def __iter__(self) -> Iterator[bytes]:
@@ -362,9 +364,55 @@ class ObjectBody:
             self._response.close()
             self._response = None
 
+    # What makes it a body that the server can splice (wire.streams.SocketSource)
+
+    @property
+    def unread_length(self) -> int:
+        """How many bytes of this copy are still on the socket's side."""
+        return self._response.unread_length if self._response is not None else 0
+
+    def take_buffered(self) -> bytes:
+        """Bytes of this copy that have been read but not given out."""
+        assert self._response is not None, "there is a source"
+        data = self._response.take_buffered()
+        self._pass_over(len(data))
+        return data
+
+    def spliceable(self) -> Channel | None:
+        """The channel that the rest comes from; None when the bytes are looked at."""
+        if self._response is None or self._boundary is not None:
+            return None
+        if not self._exchange.proxy.config.splice:
+            return None
+        return self._response.spliceable()
+
+    def await_bytes(self, count: int) -> bool:
+        """Wait for so many bytes of this copy; False when they do not come. Yields."""
+        return self._response is not None and self._response.await_bytes(count)
+
+    def skipped(self, count: int) -> None:
+        """Note that `count` bytes were moved past this object."""
+        if self._response is not None:
+            self._response.skipped(count)
+        self._pass_over(count)
+
+    def _pass_over(self, count: int) -> None:
+        """The client has `count` further bytes, which did not come through `_run`."""
+        if not count:
+            return
+        progress = self._progress
+        progress.position += count
+        progress.sent = True
+        if progress.position == self._spans[0].stop:
+            progress.index = 1
+        elif self._response is not None:
+            self._pieces = _plain_pieces(self._response, progress.position)
+
+    # How it goes on by itself
+
     def _run(self) -> Generator[bytes]:
-        progress = _Progress(0, self._spans[0].start)
-        while True:
+        progress = self._progress
+        while progress.index < len(self._spans):
             try:
                 yield from self._pass_on(progress)
                 break
@@ -483,14 +531,16 @@ def _pieces_of(source: Found, headers: Headers) -> Iterator[int | bytes] | None:
     if boundary is not None:
         return _multipart_pieces(source, boundary)
     if source.response.status == 200:
-        return _plain_pieces(source, 0)
+        return _plain_pieces(source.response, 0)
     found = content_range(headers)
-    return None if found is None else _plain_pieces(source, found[0].start)
+    if found is None:
+        return None
+    return _plain_pieces(source.response, found[0].start)
 
 
-def _plain_pieces(source: Found, start: int) -> Iterator[int | bytes]:
+def _plain_pieces(response: ClientResponse, start: int) -> Iterator[int | bytes]:
     yield start
-    yield from source.response
+    yield from response
 
 
 def _multipart_pieces(
@@ -534,7 +584,7 @@ def _stream(
     if boundary is not None:
         return _stream_ranges(exchange, ask, candidates, chosen, headers, boundary)
     length = source.response.content_length
-    if exchange.proxy.config.splice or length is None:
+    if length is None:
         return Response(chosen.status, headers, app_iter=source.response)
     if chosen.status == 200:
         span, size = ByteRange(0, length), length
@@ -543,7 +593,7 @@ def _stream(
         if found is None or found[0].size != length:
             return Response(chosen.status, headers, app_iter=source.response)
         span, size = found
-    pieces = _plain_pieces(source, span.start)
+    pieces = _plain_pieces(source.response, span.start)
     body = ObjectBody(
         exchange, ask, candidates, chosen, spans=[span], pieces=pieces, size=size
     )

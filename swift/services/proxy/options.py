@@ -233,8 +233,7 @@ class ProxyConfig:
         False, doc="Clients may open objects past their X-Delete-At."
     )
     splice: bool = option(
-        False,
-        doc="Let the kernel pass large bodies on; a copy that breaks off ends them.",
+        True, doc="Let the kernel pass on large bodies that no filter looks at."
     )
     object_size_in_one_send: int = option(
         65536,

@@ -368,14 +368,27 @@ class OpenObject:
         return None if self.files.data is None else self.files.data.fragment_index
 
     def span(
-        self, start: int = 0, stop: int | None = None, *, owner: bool = False
-    ) -> FileSpan | None:
-        """The same bytes for the kernel to send, unverified; None without `splice`."""
-        if not self._context.config.splice:
-            return None
+        self,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        verify: bool = True,
+        keep_cache: bool = False,
+        owner: bool = False,
+    ) -> FileSpan:
+        """The same bytes for the kernel to send; with `splice` none are verified."""
         stop = self.content_length if stop is None else stop
-        reader = self.reader(start, stop, verify=False, owner=owner)
-        return FileSpan(self._handle, start, stop - start, reader)
+        is_trusted = self._context.config.splice
+        reader = self.reader(
+            start,
+            stop,
+            verify=verify and not is_trusted,
+            keep_cache=keep_cache,
+            owner=owner,
+        )
+        return FileSpan(
+            self._handle, start, stop - start, reader, is_trusted=is_trusted
+        )
 
 
 class _Opener:

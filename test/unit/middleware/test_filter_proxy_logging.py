@@ -211,6 +211,9 @@ class Spliced(Chunks):
     def spliceable(self):
         return None
 
+    def await_bytes(self, count):
+        return count == 7
+
     def skipped(self, count):
         self.skipped_count = count
 
@@ -222,6 +225,7 @@ def test_a_body_that_moves_in_the_kernel_is_counted_too():
     taken = bench.ask("GET", "/v1/a/c/o").app_iter
     assert taken.unread_length == 7
     assert taken.take_buffered() == b"abc"
+    assert taken.await_bytes(7)
     taken.skipped(7)
     taken.close()
     assert body.skipped_count == 7

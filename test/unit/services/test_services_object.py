@@ -732,19 +732,19 @@ def test_replication_names_further_headers_to_store(node):
 # --- disks that fail ------------------------------------------------------------------
 
 
-def test_a_corrupt_small_object_is_never_sent(node):
-    put(node)
+@pytest.mark.parametrize("size", [5, 100_000, 1_000_000])
+def test_a_corrupt_object_of_one_window_is_never_sent(node, size):
+    put(node, bytes(size))
     (path,) = node.device.rglob("*.data")
-    path.write_bytes(b"HELLO")
+    path.write_bytes(bytes(size - 1) + b"x")
     assert get(node)[0] == 404
     assert (node.device / "quarantined" / "objects").is_dir()
 
 
 def test_a_corrupt_large_object_breaks_off(node):
-    body = bytes(1_000_000)
-    put(node, body)
+    put(node, bytes(3_000_000))
     (path,) = node.device.rglob("*.data")
-    path.write_bytes(bytes(999_999) + b"x")
+    path.write_bytes(bytes(2_999_999) + b"x")
     with pytest.raises(PeerError):
         get(node)
     assert get(node)[0] == 404

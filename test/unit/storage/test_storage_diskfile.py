@@ -359,16 +359,84 @@ def test_a_read_error_quarantines(store):
     assert not store.path().exists()
 
 
-def test_the_kernel_may_send_a_span_when_splice_is_on(tmp_path):
-    store = Store(tmp_path, splice=True)
-    store.put(b"0123456789", at(1))
-    span = store.file().open(NOW).span(2, 6, owner=True)
-    assert span is not None
-    assert os.pread(span.fileno(), span.length, span.offset) == b"2345"
-    assert b"".join(span) == b"2345"
+# --- bytes that the kernel sends ------------------------------------------------------
+
+
+def passed(span, chunks):
+    """Append all windows that `span` lets pass to `chunks`."""
+    offset, end = span.offset, span.offset + span.length
+    while offset < end:
+        count = span.passable(offset)
+        chunks.append(os.pread(span.fileno(), min(count, end - offset), offset))
+        offset += count
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"), [(0, None), (0, 1), (5, None), (300_000, 1_500_000)]
+)
+def test_a_span_lets_all_its_bytes_pass(store, start, stop):
+    body = bytes_of(4 * LARGE)
+    store.put(body, at(1))
+    span = store.file().open(NOW).span(start, stop, owner=True)
+    chunks = []
+    passed(span, chunks)
+    assert b"".join(chunks) == body[start:stop]
     span.close()
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(span.fileno())
+
+
+@pytest.mark.parametrize("size", [4096, LARGE, 4 * LARGE])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_span_with_a_flipped_bit_keeps_its_last_window(store, size, share):
+    body = bytes_of(size)
+    store.put(body, at(1))
+    path = store.path() / store.names()[0]
+    place = int(share * (size - 1))
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(bytes([body[place] ^ 1]))
+    span = store.file().open(NOW).span(owner=True)
+    chunks = []
+    with pytest.raises(ObjectQuarantined):
+        passed(span, chunks)
+    assert sum(map(len, chunks)) < size
+    assert not store.path().exists()
+    span.close()
+
+
+def test_a_span_of_a_file_cut_short_breaks_off(store):
+    store.put(bytes_of(4 * LARGE), at(1))
+    path = store.path() / store.names()[0]
+    span = store.file().open(NOW).span(owner=True)
+    os.truncate(path, 2 * LARGE)
+    with pytest.raises(ObjectQuarantined):
+        passed(span, [])
+    span.close()
+
+
+def test_a_span_that_cannot_be_read_is_quarantined(store):
+    store.put(bytes_of(LARGE), at(1))
+
+    def fail(fd, buffer, offset):
+        raise OSError(IO_ERROR, "Input/output error")
+
+    span = store.file().open(NOW).span(10, 20, owner=True)
+    store.fs.read_into = fail
+    with pytest.raises(ObjectQuarantined):
+        span.passable(10)
+    span.close()
+    assert not store.path().exists()
+
+
+def test_with_splice_nothing_is_looked_at(tmp_path):
+    store = Store(tmp_path, splice=True)
+    store.put(b"0123456789", at(1))
+    (store.path() / store.names()[0]).write_bytes(b"01234x6789")
+    span = store.file().open(NOW).span(owner=True)
+    assert span.passable(0) == 10
+    assert b"".join(span) == b"01234x6789"
+    span.close()
 
 
 # --- full and failing disks -----------------------------------------------------------

@@ -974,6 +974,9 @@ class FileBody:
     def fileno(self):
         return self._file.fileno()
 
+    def passable(self, offset):
+        return self.offset + self.length - offset
+
     def __iter__(self):
         yield os.pread(self.fileno(), self.length, self.offset)
 
@@ -1007,6 +1010,51 @@ def test_a_file_that_has_shrunk_cuts_the_connection(tmp_path):
         answer = served.exchange(b"GET / HTTP/1.1\r\n\r\n")
     assert b"\r\nContent-Length: 5000\r\n" in answer
     assert answer.endswith(b"\r\n\r\n" + b"x" * 1000)
+
+
+class CheckedFile(FileBody):
+    """A file that is looked at in windows, one of which may be found bad."""
+
+    def __init__(self, path, offset, length, *, window, bad_from):
+        super().__init__(path, offset, length)
+        self._window = window
+        self._bad_from = bad_from
+
+    def passable(self, offset):
+        if offset >= self._bad_from:
+            raise ValueError("not what was stored")
+        return min(self._window, super().passable(offset))
+
+
+@pytest.mark.parametrize("window", [1, 70, 999])
+def test_a_file_is_sent_window_by_window(tmp_path, window):
+    path = tmp_path / "data"
+    content = os.urandom(1000)
+    path.write_bytes(content)
+    body = CheckedFile(path, 100, 700, window=window, bad_from=10_000)
+    with Served(answering("200 OK", [], lambda: body)) as served:
+        answer = served.exchange(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+    assert answer.endswith(b"\r\n\r\n" + content[100:800])
+
+
+def test_a_window_that_is_found_bad_cuts_the_connection(tmp_path):
+    path = tmp_path / "data"
+    path.write_bytes(b"x" * 1000)
+    body = CheckedFile(path, 0, 1000, window=300, bad_from=900)
+    with Served(answering("200 OK", [], lambda: body)) as served:
+        answer = served.exchange(b"GET / HTTP/1.1\r\n\r\n")
+    assert answer.endswith(b"\r\n\r\n" + b"x" * 900)
+    assert body.closed
+
+
+def test_a_file_that_is_bad_from_the_start_is_an_error_of_its_own(tmp_path):
+    path = tmp_path / "data"
+    path.write_bytes(b"x" * 1000)
+    body = CheckedFile(path, 0, 1000, window=300, bad_from=0)
+    with Served(answering("200 OK", [], lambda: body)) as served:
+        answer = served.exchange(b"GET / HTTP/1.1\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    assert body.closed
 
 
 # --- PROXY protocol -------------------------------------------------------------------
