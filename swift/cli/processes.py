@@ -131,7 +131,6 @@ def _signal_and_wait(options: argparse.Namespace, program: str) -> int:
             if message is None and left_s > 0:
                 if command_line(pid):
                     continue
-                # As a server without workers does: it cannot hand its port over.
                 print(f"{program} ended instead of reloading", file=sys.stderr)
                 return 1
             if message is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,10 +33,13 @@ from swift.runtime.process import (
     set_priority,
 )
 from swift.wire.filter import Process
+from swift.wire.master import Master
 from swift.wire.pipeline import app_section_name, load_pipeline
 from swift.wire.protocol import HttpLimits
 from swift.wire.request import WsgiApp
-from swift.wire.server import Master, ServerOptions
+from swift.wire.server import ServerOptions
+
+_CHECK_S = 120.0  # for a new process to load its application
 
 
 def proxy_server(argv: Sequence[str] | None = None) -> int:
@@ -171,8 +175,9 @@ def _main(
         return _serve(command, setup, app)
     except SwiftError as error:
         print(error)
-        # Nobody sees what a server prints that systemd or a reload has started.
-        log.critical("cannot start: %s", error)
+        # Nobody sees what a server prints that systemd has started.
+        if not command.test_config:
+            log.critical("cannot start: %s", error)
         return 1
     except KeyboardInterrupt:
         return 0
@@ -299,6 +304,26 @@ class DevicePorts:
         return self._read[path]
 
 
+def start_complaint(directory: str) -> str:
+    """Why this very program, started anew in `directory`, would refuse to; or blank.
+
+    The question goes to a new process: a program that has been upgraded reads its
+    configuration by its own rules, not by those of the one that runs.
+    """
+    command = [sys.executable, *sys.orig_argv[1:], "--test-config"]
+    try:
+        check = subprocess.run(
+            command, check=False, cwd=directory, timeout=_CHECK_S, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    if check.returncode == 0:
+        return ""
+    lines = [line for line in check.stdout.splitlines() if line.strip()]
+    return lines[-1] if lines else f"the check ended with status {check.returncode}"
+
+
 def settled(app: WsgiApp) -> WsgiApp:
     """The app, and all that was loaded for it kept out of the garbage collector's way.
 
@@ -341,6 +366,7 @@ def _serve(command: Command, setup: Setup, app: WsgiApp) -> int:
         notifier=notifier,
         ports=setup.device_ports,
         directory=directory,
+        complaint=lambda: start_complaint(directory),
     )
     master.bind()
     keep_freed_memory()

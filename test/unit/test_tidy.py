@@ -44,7 +44,8 @@ GREEN_DOOR = {"runtime/green.py"}
 CLOCK_DOORS = {"runtime/green.py"}
 SOCKET_DOORS = {
     "runtime/green.py", "runtime/logs.py", "runtime/metrics.py", "runtime/process.py",
-    "wire/channel.py", "wire/client.py", "wire/server.py", "wire/protocol.py",
+    "wire/channel.py", "wire/client.py", "wire/master.py", "wire/server.py",
+    "wire/protocol.py",
 }  # fmt: skip
 SQLITE_DOOR = {"storage/db/connection.py"}
 DISK_DOORS = {"storage/fs.py", "storage/db/connection.py"}

@@ -35,7 +35,7 @@ from swift.wire.filter import PipelineContext
 from swift.wire.request import Response, WsgiApp
 
 MODULE = Path(__file__).stem
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 
 
 def app_factory(global_conf: Mapping[str, str], **local_conf: str) -> WsgiApp:
@@ -350,6 +350,39 @@ def test_an_object_server_serves_the_ports_that_its_ring_names(tmp_path: Path) -
         assert ask(first).split()[-1] in pids
         server.terminate()
         assert server.wait(LIMIT_S) == 0
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_reload_into_a_bad_configuration_changes_nothing(
+    tmp_path: Path, workers: int
+) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as syslog:
+        syslog.bind(("127.0.0.1", 0))
+        syslog.settimeout(LIMIT_S)
+        defaults = (
+            f"workers = {workers}\nlog_udp_host = 127.0.0.1\n"
+            f"log_udp_port = {syslog.getsockname()[1]}"
+        )
+        with running(tmp_path, defaults) as (server, port, told):
+            before = ask(port)
+            path = tmp_path / "server.conf"
+            good = path.read_text()
+            path.write_text(good.replace("[pipeline", "max_clients = many\n[pipeline"))
+
+            server.send_signal(signal.SIGUSR1)
+
+            line = ""
+            while "not reloading" not in line:
+                line = syslog.recv(65536).decode()
+            assert f"{path}" in line
+            assert "[DEFAULT] max_clients" in line
+            assert ask(port) == before
+
+            path.write_text(good.replace("word = hi", "word = again"))
+            server.send_signal(signal.SIGUSR1)
+
+            assert [told(), told()] == [b"RELOADING=1", b"READY=1"]
+            assert within_the_limit(lambda: ask(port).startswith("again"))
 
 
 def test_a_reload_loses_no_request(tmp_path: Path) -> None:
