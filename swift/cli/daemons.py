@@ -192,6 +192,7 @@ def make_daemon(
     common = bind(DaemonConfig, values, source=source, section=kind.section)
     config = bind(kind.Config, values, source=source, section=kind.section)
     cluster = Cluster.load(common.swift_dir, log=log)
+    cluster.check_object_rings()
     metrics = get_metrics(values, values.get("log_name", kind.section), source=source)
     return kind(config, Frame(cluster, log, metrics, conf))
 

@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             output = open(options.logfile, "a", encoding="utf-8")  # noqa: SIM115
         config, disks, log = _configured(options, output or sys.stderr)
         cluster = Cluster.load(config.swift_dir, log=log)
+        cluster.check_object_rings()
         if config.user and config.user != current_user():
             drop_privileges(config.user)
         policies = policies_in_phase(cluster, options.step, options.policy)

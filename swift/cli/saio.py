@@ -31,7 +31,11 @@ from swift.cli.saio_files import (
     create,
     load,
 )
+from swift.core.errors import SwiftError
 from swift.runtime import process
+from swift.runtime.cluster import Cluster
+from swift.storage.devices import Devices
+from swift.storage.object.conflicts import check_stored_objects
 
 START_LIMIT_S = 20.0
 STOP_LIMIT_S = 5.0
@@ -85,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if fresh
             else load(layout, ip=arguments.ip, port=arguments.port)
         )
+        _check_policies(layout)
         if arguments.create_only:
             print(f"cluster made in {layout.root}")
             return 0
@@ -95,9 +100,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             restart=not arguments.no_restart,
             daemons=not arguments.no_daemons,
         )
-    except SaioError as error:
+    except SwiftError as error:
         print(f"swift-saio: {error}", file=sys.stderr)
         return 1
+
+
+def _check_policies(layout: Layout) -> None:
+    """Raise ConfigError, once, for what every server would refuse to start with."""
+    cluster = Cluster.load(str(layout.etc))
+    cluster.check_object_rings()
+    for node in range(1, NODES + 1):
+        check_stored_objects(
+            Devices(str(layout.devices(node)), mount_check=False), cluster
+        )
 
 
 def _parser() -> argparse.ArgumentParser:

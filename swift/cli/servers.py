@@ -202,6 +202,7 @@ def load_setup(
         section=section,
     )
     cluster = Cluster.load(config.swift_dir, log=log)
+    cluster.check_object_rings()
     process = Process(
         values,
         source=conf.source,

@@ -42,7 +42,17 @@ from swift.core.quorum import CopyCollector
 from swift.core.ranges import ByteRange, RangeSpec, parse_range
 from swift.core.redundancy import ArchiveCheck, Collector, Decoder, Encoder, SuffixHash
 
+EC_TYPE = "ec_type"
+DATA_FRAGMENTS = "ec_num_data_fragments"
+PARITY_FRAGMENTS = "ec_num_parity_fragments"
+SEGMENT_SIZE = "ec_object_segment_size"
+DUPLICATION = "ec_duplication_factor"
+"""The options of a policy that say how its objects are coded."""
+
 DEFAULT_SEGMENT_SIZE = 1048576
+SEGMENT_SIZE_MIN = 512
+"""Of smaller segments the headers of the fragments are most of what is stored."""
+
 SEGMENT_SIZE_MAX = 256 * 1024 * 1024
 """A segment is held in memory whole, several times over, by every PUT and GET."""
 
@@ -323,6 +333,22 @@ class ErasureCoding:
         if index >= self.unique:
             raise InvalidInput(f"there is no fragment {index} in {self.scheme}")
         return index
+
+    def conflict(self, record: Mapping[str, str]) -> tuple[str, str] | None:
+        """Archives say by which parameters they were made."""
+        scheme = record.get(X_OBJECT_SYSMETA_EC_SCHEME, self.scheme)
+        ec_type, _, fragments = scheme.partition(" ")
+        data, _, parity = fragments.partition("+")
+        segment_size = record.get(X_OBJECT_SYSMETA_EC_SEGMENT_SIZE)
+        for option, found, wanted in (
+            (EC_TYPE, ec_type, self.ec_type),
+            (DATA_FRAGMENTS, data, str(self.needed)),
+            (PARITY_FRAGMENTS, parity, str(self.parity)),
+            (SEGMENT_SIZE, segment_size, str(self.segment_size)),
+        ):
+            if found not in (None, wanted):
+                return option, f"{wanted}, but there are objects of {found}"
+        return None
 
     def record_fault(
         self, record: Mapping[str, str], fragment_index: int | None

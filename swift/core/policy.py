@@ -12,8 +12,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from swift.core.erasure import (
+    DATA_FRAGMENTS,
     DEFAULT_SEGMENT_SIZE,
+    DUPLICATION,
+    EC_TYPE,
+    PARITY_FRAGMENTS,
     SAFE_VAND_PARITY_MAX,
+    SEGMENT_SIZE,
+    SEGMENT_SIZE_MAX,
+    SEGMENT_SIZE_MIN,
     ErasureCoding,
 )
 from swift.core.errors import ConfigError, InvalidInput
@@ -100,25 +107,25 @@ class ErasureOptions:
     ec_type: str = option("", doc="Coding back end of the installed liberasurecode.")
     data: int = option(
         0,
-        name="ec_num_data_fragments",
+        name=DATA_FRAGMENTS,
         parse=positive_int,
         doc="Fragments that an object is cut into.",
     )
     parity: int = option(
         0,
-        name="ec_num_parity_fragments",
+        name=PARITY_FRAGMENTS,
         parse=positive_int,
         doc="Fragments that may be lost.",
     )
     segment_size: int = option(
         DEFAULT_SEGMENT_SIZE,
-        name="ec_object_segment_size",
+        name=SEGMENT_SIZE,
         parse=positive_int,
         doc="Bytes that are encoded at once.",
     )
     duplication: int = option(
         1,
-        name="ec_duplication_factor",
+        name=DUPLICATION,
         parse=positive_int,
         doc="How often each fragment is kept; the ring has so many times more nodes.",
     )
@@ -135,19 +142,25 @@ def _read_erasure_coding(
         return ConfigError(source, section, option_name, f"policy {name}: {reason}")
 
     for option_name, value in (
-        ("ec_type", options.ec_type),
-        ("ec_num_data_fragments", options.data),
-        ("ec_num_parity_fragments", options.parity),
+        (EC_TYPE, options.ec_type),
+        (DATA_FRAGMENTS, options.data),
+        (PARITY_FRAGMENTS, options.parity),
     ):
         if not value:
             raise refuse(option_name, "must be set")
+    if not SEGMENT_SIZE_MIN <= options.segment_size <= SEGMENT_SIZE_MAX:
+        raise refuse(
+            SEGMENT_SIZE,
+            f"segments of {options.segment_size} bytes; {SEGMENT_SIZE_MIN} to "
+            f"{SEGMENT_SIZE_MAX} make sense",
+        )
     if (
         options.ec_type == "isa_l_rs_vand"
         and options.parity > SAFE_VAND_PARITY_MAX
         and not options.deprecated
     ):
         raise refuse(
-            "ec_num_parity_fragments",
+            PARITY_FRAGMENTS,
             f"isa_l_rs_vand with more than {SAFE_VAND_PARITY_MAX} cannot come back "
             "from some losses; use isa_l_rs_cauchy, and deprecate this policy if it "
             "has data",
@@ -161,7 +174,7 @@ def _read_erasure_coding(
             duplication=options.duplication,
         )
     except InvalidInput as error:
-        raise refuse("ec_type", str(error)) from error
+        raise refuse(EC_TYPE, str(error)) from error
 
 
 _READERS: dict[str, Reader] = {

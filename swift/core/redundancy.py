@@ -212,6 +212,12 @@ class Redundancy(Protocol):
         """
         ...
 
+    def conflict(self, record: Mapping[str, str]) -> tuple[str, str] | None:
+        """The option of the policy that what is stored already contradicts, and how;
+        None when a record is of the policy.
+        """
+        ...
+
     def record_fault(
         self, record: Mapping[str, str], fragment_index: int | None
     ) -> str | None:
@@ -306,6 +312,9 @@ class Replication:
 
     def fragment_index(self, record: Mapping[str, str]) -> None:
         """There are no fragments."""
+
+    def conflict(self, record: Mapping[str, str]) -> None:
+        """A copy says nothing of what its policy was."""
 
     def record_fault(
         self, record: Mapping[str, str], fragment_index: int | None

@@ -56,6 +56,7 @@ from swift.storage.object.audit import (
     remove_old,
     rsync_temporaries,
 )
+from swift.storage.object.conflicts import check_stored_objects
 from swift.storage.object.context import DiskConfig
 from swift.storage.object.diskfile import DiskFile, OpenObject
 from swift.storage.object.manager import DiskFileManager
@@ -190,6 +191,7 @@ class ObjectAuditor(Daemon[Scan]):
         self.config: AuditorConfig = config
         self._replicator = _replicator_options(frame)
         self._devices = Devices(config.devices, config.mount_check, fs)
+        check_stored_objects(self._devices, frame.cluster)
         self._recon_path = f"{config.recon_cache_path}/{RECON_FILE}"
         self._quick_scans: green.Thread | None = None
         self._full_done: green.Event[None] = green.Event()

@@ -165,7 +165,8 @@ class Cluster:
         return self.rings[CONTAINER_RING].get()
 
     def check_object_rings(self) -> None:
-        """Raise ConfigError naming the policy whose ring is not of its size.
+        """Raise ConfigError naming the policy whose ring is not of its size, or has too
+        few devices to keep its archives apart.
 
         A ring that is not there yet is not judged.
         """
@@ -174,16 +175,21 @@ class Cluster:
             if wanted is None:
                 continue
             try:
-                found = self.object_ring(policy.index).replica_count
+                ring = self.object_ring(policy.index)
             except RingUnavailable:
                 continue
-            if found != wanted:
-                raise ConfigError(
-                    os.path.join(self.swift_dir, f"{policy.ring_name}.ring.gz"),
-                    f"storage-policy:{policy.index}",
-                    "replicas",
-                    f"policy {policy.name} needs {wanted}, the ring has {found:g}",
-                )
+            devices = sum(device is not None for device in ring.devices)
+            for what, found, fits in (
+                ("replicas", ring.replica_count, ring.replica_count == wanted),
+                ("devices", devices, devices >= wanted),
+            ):
+                if not fits:
+                    raise ConfigError(
+                        os.path.join(self.swift_dir, f"{policy.ring_name}.ring.gz"),
+                        f"storage-policy:{policy.index}",
+                        what,
+                        f"policy {policy.name} needs {wanted}, the ring has {found:g}",
+                    )
 
     def object_ring(self, index: int) -> Ring:
         """The ring of a policy. Raises RingUnavailable, also for an unknown policy."""

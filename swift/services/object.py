@@ -68,6 +68,8 @@ from swift.services.object_put import (
 )
 from swift.services.ssync_receiver import ReceiverConfig, SsyncReceiver
 from swift.services.updates import ObjectUpdates, UpdateSender
+from swift.storage.devices import Devices
+from swift.storage.object.conflicts import check_stored_objects
 from swift.storage.object.context import DiskConfig
 from swift.storage.object.diskfile import DiskFile, OpenObject
 from swift.storage.object.manager import DiskFileManager
@@ -499,6 +501,7 @@ def app_factory(
     context = PipelineContext.of(global_conf)
     config = context.bind(ObjectConfig, local_conf)
     disks = context.bind(DiskConfig, local_conf)
+    check_stored_objects(Devices(disks.devices, disks.mount_check), context.cluster)
     return make_server(
         config,
         disks,

@@ -506,7 +506,6 @@ def app_factory(
 ) -> ProxyServer:
     """The paste.app_factory `proxy`. Raises ConfigError."""
     context = PipelineContext.of(global_conf)
-    context.cluster.check_object_rings()
     sections: Mapping[str, Mapping[str, str]] = {}
     if context.process.sections is not None:
         sections = context.process.sections

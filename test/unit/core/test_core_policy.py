@@ -83,22 +83,34 @@ def test_erasure_coding_stands_beside_replication():
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("option", "value", "reason"),
     [
-        pytest.param({"ec_type": "magic"}, id="unknown back end"),
-        pytest.param({"ec_type": ""}, id="no back end"),
-        pytest.param({"ec_num_data_fragments": "0"}, id="no data"),
-        pytest.param({"ec_num_parity_fragments": "many"}, id="parity is no number"),
-        pytest.param({"ec_num_parity_fragments": "5"}, id="unsafe parity"),
-        pytest.param({"ec_num_data_fragments": "400"}, id="too many fragments"),
-        pytest.param({"ec_object_segment_size": "-1"}, id="negative segments"),
-        pytest.param({"ec_object_segment_size": str(1 << 40)}, id="vast segments"),
-        pytest.param({"ec_duplication_factor": "0"}, id="kept never"),
+        pytest.param("ec_type", "magic", "deep: 'magic' is not", id="no back end"),
+        pytest.param("ec_type", "", "deep: must be set", id="none named"),
+        pytest.param("ec_num_data_fragments", "0", "", id="no data"),
+        pytest.param("ec_num_parity_fragments", "many", "", id="parity is no number"),
+        pytest.param("ec_num_parity_fragments", "5", "deep: isa_l", id="unsafe parity"),
+        pytest.param("ec_object_segment_size", "-1", "", id="negative segments"),
+        pytest.param("ec_object_segment_size", "511", "deep: seg", id="tiny segments"),
+        pytest.param(
+            "ec_object_segment_size", str(1 << 40), "deep: seg", id="vast segments"
+        ),
+        pytest.param("ec_duplication_factor", "0", "", id="kept never"),
     ],
 )
-def test_erasure_coding_that_cannot_be_is_refused_by_name(changes):
-    with pytest.raises(ConfigError, match="storage-policy:1"):
-        read(p0={"name": "gold", "default": "yes"}, p1={**EC, **changes})
+def test_erasure_coding_that_cannot_be_is_refused_by_name(option, value, reason):
+    with pytest.raises(ConfigError) as error:
+        read(p0={"name": "gold", "default": "yes"}, p1={**EC, option: value})
+    assert str(error.value).startswith(f"swift.conf [storage-policy:1] {option}: ")
+    assert reason in str(error.value)
+
+
+def test_more_fragments_than_the_back_end_can_do_are_refused():
+    with pytest.raises(ConfigError, match=r"deep: isa_l_rs_vand 400\+2 cannot be"):
+        read(
+            p0={"name": "gold", "default": "yes"},
+            p1={**EC, "ec_num_data_fragments": "400"},
+        )
 
 
 def test_unsafe_parity_is_allowed_for_what_is_there_already():
