@@ -77,6 +77,8 @@ def put_object(exchange: Exchange, place: Place) -> Response:
         and length <= exchange.proxy.config.object_size_in_one_send
         and footers is None
         and not place.policy.redundancy.two_phase
+        # A node that lacks the object would store what another refuses.
+        and h.IF_NONE_MATCH not in exchange.headers
     )
     if is_small:
         assert length is not None, "a small body has a length"
@@ -275,13 +277,18 @@ def _put_as_it_comes(
     redundancy = place.policy.redundancy
     quorum = redundancy.write_quorum(replicas)
     has_documents = footers is not None or redundancy.two_phase
+    sent_length = None if length is None else redundancy.archive_size(length)
+    if not length and h.IF_NONE_MATCH in exchange.headers:
+        # An empty body of known length is whole at once, and could not be taken back
+        # when another node refuses; one in chunks has an end that is sent last.
+        sent_length = None
     connected = connect_all(
         proxy.backends,
         Ask("PUT", place.partition, place.path, headers),
         extras,
         _candidates(exchange, place),
         Framing(
-            None if length is None else redundancy.archive_size(length),
+            sent_length,
             boundary=f"{proxy.rng.getrandbits(256):064x}" if has_documents else None,
             has_footers=has_documents,
             two_phase=redundancy.two_phase,

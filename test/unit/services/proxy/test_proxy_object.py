@@ -17,7 +17,7 @@ from swift.core.timestamp import Timestamp
 from swift.runtime import green
 from swift.wire import environ as env
 from swift.wire.request import Response
-from test.support.nodes import Seen, Setup, make_cluster
+from test.support.nodes import PORTS, Seen, Setup, make_cluster
 
 BIG = bytes(range(256)) * 2048  # 512 KiB
 OBJECT = "/v1/a/c/o"
@@ -207,6 +207,19 @@ def test_if_none_match_star_refuses_to_overwrite(setup):
     assert put(setup, b"second", **{"If-None-Match": "*"}).status == 412
     assert put(setup, BIG, **{"If-None-Match": "*"}).status == 412
     assert put(setup, b"x", **{"If-None-Match": '"abc"'}).status == 400
+
+
+@pytest.mark.parametrize("body", [b"", b"small", BIG], ids=["empty", "small", "big"])
+def test_a_refused_put_is_stored_nowhere_though_a_node_lacks_the_object(setup, body):
+    assert put(setup, b"first").status == 201
+    lacking = primaries(setup)[0]
+    del setup.nodes.store[lacking, PORTS["object"], "/a/c/o"]
+
+    assert put(setup, body, **{"If-None-Match": "*"}).status == 412
+
+    stored = setup.nodes.stored("/a/c/o")
+    assert {each.body for each in stored.values()} == {b"first"}
+    assert set(stored) == set(primaries(setup)) - {lacking}
     assert setup.ask("GET", OBJECT).body == b"first"
 
 
