@@ -25,12 +25,16 @@ from swift.core.hashing import SUFFIX_LENGTH, is_suffix
 from swift.core.objectfiles import FileSet
 from swift.core.redundancy import SuffixHash
 from swift.runtime import green
-from swift.storage.fs import GONE, FileSystem, replace_file
+from swift.storage.fs import GONE, FileSystem
 from swift.storage.object.cleanup import clean_up, move_aside
 from swift.storage.object.context import DiskContext
 
 HASHES_FILE = "hashes.pkl"
 INVALID_FILE = "hashes.invalid"
+_TEMPORARY_FILE = "hashes.pkl.tmp"
+"""What becomes hashes.pkl. Only the holder of the lock makes it, so one name is enough,
+and whoever finds it after a crash has the same to write again: it writes over it."""
+
 LOCK_FILE = ".lock"
 LOCK_TIMEOUT_S = 10.0
 _SIZE_MAX = 16 * 1024 * 1024
@@ -210,9 +214,12 @@ def _read(fs: FileSystem, partition_path: str) -> dict[str, Any]:
 
 def _write(fs: FileSystem, partition_path: str, hashes: dict[str, Any]) -> None:
     record = {**hashes, _UPDATED: green.now()}
-    replace_file(
-        fs,
-        f"{partition_path}/{HASHES_FILE}",
-        pickle.dumps(record, protocol=2),
-        partition_path,
-    )
+    temporary = f"{partition_path}/{_TEMPORARY_FILE}"
+    fd = fs.open_append(temporary)
+    try:
+        fs.truncate(fd, 0)
+        fs.write(fd, [pickle.dumps(record, protocol=2)])
+        fs.sync(fd)
+    finally:
+        fs.close(fd)
+    fs.rename(temporary, f"{partition_path}/{HASHES_FILE}")

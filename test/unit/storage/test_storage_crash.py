@@ -185,3 +185,7 @@ def test_the_log_of_changes_is_consolidated_step_by_step(tmp_path):
         for fd in list(dying.open_fds):
             dying.close(fd)
         assert hashes_of(Store(root)) == expected, f"after {disk.steps[:step]}"
+        names = {
+            path.name for path in Store(root).partition().iterdir() if path.is_file()
+        }
+        assert names == {".lock", "hashes.pkl", "hashes.invalid"}, disk.steps[:step]
