@@ -294,17 +294,19 @@ class Judge:
             digest = self._digest(container, obj)
             copies = stored.get(digest, {})
             files = next((names for names in copies.values() if names), ())
-            data = [name for name in files if name.endswith(".data")]
             row = listed[container].pop(obj, None)
+            if any(_is_refused(story, name[:16]) for name in files):
+                # The only node that had it may have died between the commit and the
+                # update. Then nobody was told that the write stands, be it a PUT or a
+                # DELETE; the listing is mended by the next write.
+                continue
+            data = [name for name in files if name.endswith(".data")]
             if not data:
                 if row is not None and not self._was_destroyed(story, row):
                     found.append(f"{container}/{obj}: is listed, but not stored")
                 continue
             if row is None:
-                # The power may go between the commit and the update. Then nobody was
-                # told that the write stands; it is mended by the next write.
-                if not _is_refused(story, data[0][:16]):
-                    found.append(f"{container}/{obj}: is stored, but not listed")
+                found.append(f"{container}/{obj}: is stored, but not listed")
                 continue
             place = self._data_file(digest, data[0], copies)
             with open(place, "rb") as stream:
