@@ -258,6 +258,9 @@ PROGRAMS = {
     "container-updater": Program("container_updater:ContainerUpdater"),
     "object-auditor": Program("object_auditor:ObjectAuditor", (DEVICES, ZERO_BYTE_FPS)),
     "object-expirer": Program("object_expirer:ObjectExpirer", (PROCESSES, PROCESS)),
+    "object-reconstructor": Program(
+        "object_reconstructor:ObjectReconstructor", (DEVICES, PARTITIONS)
+    ),
     "object-replicator": Program(
         "object_replicator:ObjectReplicator", (DEVICES, PARTITIONS, POLICIES)
     ),
@@ -314,6 +317,11 @@ def object_auditor(argv: Sequence[str] | None = None) -> int:
 def object_expirer(argv: Sequence[str] | None = None) -> int:
     """swift-object-expirer."""
     return daemon_main(PROGRAMS["object-expirer"], argv)
+
+
+def object_reconstructor(argv: Sequence[str] | None = None) -> int:
+    """swift-object-reconstructor."""
+    return daemon_main(PROGRAMS["object-reconstructor"], argv)
 
 
 def object_replicator(argv: Sequence[str] | None = None) -> int:

@@ -83,17 +83,13 @@ class _Set:
     parts: tuple[FilePart, ...]
     durable: bool
 
-    def best(self, exclude: frozenset[int] = frozenset()) -> FilePart | None:
-        """The highest index that is not excluded."""
+    def best(
+        self, only: int | None, exclude: frozenset[int] = frozenset()
+    ) -> FilePart | None:
+        """The highest index that is not excluded. only: no other will do, if given."""
         for part in reversed(self.parts):
-            if part.fragment_index not in exclude:
-                return part
-        return None
-
-    def of_index(self, index: int) -> FilePart | None:
-        """The fragment of an index."""
-        for part in self.parts:
-            if part.fragment_index == index:
+            index = part.fragment_index
+            if index not in exclude and only in (None, index):
                 return part
         return None
 
@@ -208,22 +204,20 @@ def _pick(
     preferences: Sequence[Preference] | None,
     fragment_index: int | None,
 ) -> FilePart | None:
+    only = fragment_index
     if preferences is None:
-        if durable is None:
-            return None
-        if fragment_index is not None:
-            return durable.of_index(fragment_index)
-        return durable.best()
+        return None if durable is None else durable.best(only)
     left = {each.timestamp: each for each in sets}
     for preference in preferences:
         candidate = left.get(preference.timestamp)
         if candidate is None:
             continue
-        part = candidate.best(preference.exclude)
+        part = candidate.best(only, preference.exclude)
         if part is not None:
             return part
         del left[preference.timestamp]
     for each in sets:
-        if each.timestamp in left:
-            return each.best()
+        part = each.best(only) if each.timestamp in left else None
+        if part is not None:
+            return part
     return None

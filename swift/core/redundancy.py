@@ -9,7 +9,7 @@ else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from hashlib import md5
 from typing import Any, Protocol
 
@@ -76,7 +76,14 @@ class Decoder(Protocol):
         """One segment from fragments of it: index → bytes. Raises BadFragment."""
         ...
 
-    def suffices(self, indexes: Sequence[int]) -> bool:
+    def rebuild(self, fragments: Mapping[int, bytes], index: int) -> bytes:
+        """The fragment `index` of the segment that `fragments` are of.
+
+        Raises BadFragment.
+        """
+        ...
+
+    def suffices(self, indexes: Collection[int]) -> bool:
         """True when the fragments of these indexes give a segment back."""
         ...
 

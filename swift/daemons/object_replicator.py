@@ -420,7 +420,7 @@ class ObjectReplicator(PartitionDaemon):
                         check_only=is_distant and node.region in regions,
                     )
                     has = self._senders[job.policy.index].push(push, objects)
-                    confirmed.append(has)
+                    confirmed.append(set(has))
                     if is_distant:
                         regions.add(node.region)
             except (PeerError, FormatError) as error:

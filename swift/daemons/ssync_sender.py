@@ -8,7 +8,7 @@ reconstructor sends a rebuilt one. Contract backend-http §11.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -37,7 +37,7 @@ from swift.core.headers import (
 )
 from swift.core.metadata import NAME
 from swift.core.names import ObjectName, quote_segment, split_name
-from swift.core.objectfiles import Preference
+from swift.core.objectfiles import FileSet, Preference
 from swift.core.ring.devices import Node
 from swift.core.ssync import Holding, LineBuffer, Offer, ProtocolError, Update, Want
 from swift.runtime import green
@@ -76,7 +76,8 @@ class Push:
 
 Source = Callable[[OpenObject, Push], tuple[Headers, Iterator[bytes]]]
 """The metadata and the body that a peer is sent for an object that we have; the body
-has a close(). Raises ObjectQuarantined, ObjectMissing when there is nothing to send."""
+has a close(). Raises ObjectQuarantined, ObjectMissing when there is nothing to send;
+PeerError out of the body, for what cannot be completed, ends the conversation."""
 
 
 def own_copy(opened: OpenObject, push: Push) -> tuple[Headers, Iterator[bytes]]:
@@ -109,11 +110,12 @@ class SsyncSender:
         self._user_agent = user_agent
         self._connect_timeout_s = connect_timeout_s
 
-    def push(self, push: Push, objects: ObjectNames) -> set[str]:
-        """Offer objects and send what is wanted: the hashes that the peer has now.
+    def push(self, push: Push, objects: ObjectNames) -> dict[str, FileSet]:
+        """Offer objects and send what is wanted: what the peer has now.
 
-        Yields. Raises PeerError for a peer that cannot be reached, refuses or breaks
-        off, ProtocolError for one that talks nonsense, DeviceUnavailable for our disk.
+        Those are hashes of objects, each with the files that were offered. Yields.
+        Raises PeerError for a peer that cannot be reached, refuses or breaks off,
+        ProtocolError for one that talks nonsense, DeviceUnavailable for our disk.
         """
         node = push.node
         # Not one of the kept connections: their peers may close them at any moment,
@@ -174,15 +176,20 @@ class _Conversation:
         accepts = response.headers.true(X_BACKEND_ACCEPT_NO_COMMIT)
         self._preferences = _NO_PREFERENCES if push.non_durable and accepts else None
 
-    def hold(self, objects: ObjectNames) -> set[str]:
-        """The whole conversation; the hashes that the peer has at its end. Yields."""
+    def hold(self, objects: ObjectNames) -> dict[str, FileSet]:
+        """The whole conversation; which offers the peer has at its end. Yields."""
         offered = self._offer(objects)
         wants = self._read_wants(offered)
         if self._push.check_only:
             self._connection.end_chunks()
-            return offered.difference(wants)
-        sent = self._send_updates(wants)
-        return offered.difference(wants).union(sent)
+            sent: set[str] = set()
+        else:
+            sent = self._send_updates(wants)
+        return {
+            path_hash: files
+            for path_hash, files in offered.items()
+            if path_hash in sent or path_hash not in wants
+        }
 
     # --- sending ----------------------------------------------------------------------
 
@@ -201,10 +208,10 @@ class _Conversation:
     def _send_line(self, line: bytes) -> None:
         self._send(line, ssync.CRLF)
 
-    def _offer(self, objects: ObjectNames) -> set[str]:
-        """Offer what may be offered of some objects; their hashes. Yields."""
+    def _offer(self, objects: ObjectNames) -> dict[str, FileSet]:
+        """Offer what may be offered of some objects. Yields."""
         redundancy = self._sender.manager.policy.redundancy
-        offered = set()
+        offered = {}
         self._send_line(ssync.MISSING_START)
         for path_hash, names in objects.items():
             files = redundancy.choose(
@@ -216,7 +223,7 @@ class _Conversation:
             if holding is None:
                 continue
             self._send(Offer(path_hash, holding).encode())
-            offered.add(path_hash)
+            offered[path_hash] = files
         self._send_line(ssync.MISSING_END)
         self._flush()
         return offered
@@ -243,7 +250,7 @@ class _Conversation:
         if line != expected:
             raise ProtocolError(f"{line!r:.120} where {expected!r} should be")
 
-    def _read_wants(self, offered: set[str]) -> Mapping[str, Want]:
+    def _read_wants(self, offered: Collection[str]) -> Mapping[str, Want]:
         """What the peer wants of the offers, by hash. Yields."""
         self._expect(ssync.MISSING_START)
         wants: dict[str, Want] = {}

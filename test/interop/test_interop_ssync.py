@@ -230,7 +230,7 @@ def test_our_sender_tells_a_captured_receiver_what_the_captured_one_did(node, sc
     disk = stored_object(node)
     receiver = CapturedReceiver(scenario, disk.path_hash)
     found = push_to(receiver, node, disk.path_hash, names_in(disk))
-    assert found == {disk.path_hash}
+    assert set(found) == {disk.path_hash}
     assert body_of(receiver.received) == body_of(receiver.expected)
     assert receiver.received.startswith(b"SSYNC /d3/14 HTTP/1.1\r\n")
 
@@ -240,5 +240,6 @@ def test_our_sender_sends_a_tombstone_as_the_captured_one_did(node):
     disk = manager_of(node).diskfile(DEVICE, 14, name)
     disk.delete(DELETED)
     receiver = CapturedReceiver(DELETE, disk.path_hash)
-    assert push_to(receiver, node, disk.path_hash, names_in(disk)) == {disk.path_hash}
+    found = push_to(receiver, node, disk.path_hash, names_in(disk))
+    assert set(found) == {disk.path_hash}
     assert body_of(receiver.received) == body_of(receiver.expected)

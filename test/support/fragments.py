@@ -97,9 +97,10 @@ class FragmentNodes(Nodes):
         """What a node answers: for objects, its own server does."""
         if KINDS[port] != "object":
             return super().answer(ip, port, environ)
-        rest = environ[env.PATH_INFO].split("/", 3)[3:]
+        # Of daemons' requests about a whole partition nothing follows its number.
+        rest = "".join(environ[env.PATH_INFO].split("/", 3)[3:])
         method = environ[env.REQUEST_METHOD]
-        seen = Seen(ip, port, method, f"/{rest[0]}", "", headers_of(environ))
+        seen = Seen(ip, port, method, f"/{rest}", "", headers_of(environ))
         self.requests.append(seen)
         fault = self.faults.get(ip)
         planted = fault(seen) if fault is not None else None

@@ -53,7 +53,7 @@ def clean_names(
         part
         for part in files.reclaimable
         if now - part.timestamp.seconds > age_max_s
-        and not _is_awaiting_commit(context, directory, part, now)
+        and not is_awaiting_commit(context, directory, part, now)
     ]
     for part in doomed:
         with suppress(FileNotFoundError):
@@ -61,7 +61,7 @@ def clean_names(
     return files, len(names) - len(doomed)
 
 
-def _is_awaiting_commit(
+def is_awaiting_commit(
     context: DiskContext, directory: str, part: FilePart, now: float
 ) -> bool:
     """True for a fragment whose commit may still come, by the time of its file."""

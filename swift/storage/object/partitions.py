@@ -16,12 +16,13 @@ from typing import TypeVar
 from swift.core.errors import DeviceUnavailable, LockTimeout, ObjectMissing
 from swift.core.hashing import SUFFIX_LENGTH, is_path_hash, is_suffix
 from swift.core.names import is_safe_segment
-from swift.core.objectfiles import FileSet
+from swift.core.objectfiles import FilePart, FileSet
+from swift.core.reconstruction import given_back
 from swift.core.redundancy import Redundancy
 from swift.runtime import green
 from swift.storage.fs import GONE, as_domain_error
 from swift.storage.object import hashes
-from swift.storage.object.cleanup import clean_names
+from swift.storage.object.cleanup import clean_names, is_awaiting_commit
 from swift.storage.object.context import DiskContext
 
 T = TypeVar("T")
@@ -263,6 +264,75 @@ class Partitions:
             with suppress(OSError):
                 fs.remove_directory(f"{path}/{suffix}")
         return self._drop_if_empty(path)
+
+    def give_back(
+        self,
+        device: str,
+        partition: str | int,
+        objects: Mapping[str, FileSet],
+        *,
+        is_handoff: bool,
+    ) -> None:
+        """Remove fragments that other nodes have now, and directories left empty.
+
+        objects: by hash, the files that were offered. What came since stays, and so do
+        fragments that may still be committed here.
+        """
+        path = self.path(device, partition)
+        self._run(device, self._give_back, path, objects, is_handoff)
+
+    def _give_back(
+        self, path: str, objects: Mapping[str, FileSet], is_handoff: bool
+    ) -> None:
+        fs = self._context.fs
+        suffixes = {path_hash[-SUFFIX_LENGTH:] for path_hash in objects}
+        for suffix in suffixes:
+            hashes.invalidate(fs, path, suffix)
+        for path_hash, offered in objects.items():
+            directory = f"{path}/{path_hash[-SUFFIX_LENGTH:]}/{path_hash}"
+            for part in self._doomed(directory, path_hash, path, offered, is_handoff):
+                with suppress(FileNotFoundError):
+                    fs.unlink(f"{directory}/{part.name}")
+            with suppress(OSError):  # something is left
+                fs.remove_directory(directory)
+        for suffix in suffixes:
+            with suppress(OSError):
+                fs.remove_directory(f"{path}/{suffix}")
+
+    def _doomed(
+        self,
+        directory: str,
+        path_hash: str,
+        path: str,
+        offered: FileSet,
+        is_handoff: bool,
+    ) -> Sequence[FilePart]:
+        """The files of one object that may go."""
+        data = offered.data
+        if (
+            data is not None
+            and offered.durable_timestamp != data.timestamp
+            and is_awaiting_commit(self._context, directory, data, green.now())
+        ):
+            return ()
+        standing = self._context.policy.redundancy.choose(
+            self._listed(path, path_hash),
+            preferences=(),
+            fragment_index=None if data is None else data.fragment_index,
+        )
+        return given_back(offered, standing, is_handoff=is_handoff)
+
+    def remove_junk(self, device: str, names: Sequence[str]) -> None:
+        """Remove entries of the objects directory that are no partitions."""
+        self._run(device, self._remove_junk, self._objects_path(device), names)
+
+    def _remove_junk(self, path: str, names: Sequence[str]) -> None:
+        for name in names:
+            with suppress(OSError):
+                if self._context.fs.is_file(f"{path}/{name}"):
+                    self._context.fs.unlink(f"{path}/{name}")
+                else:
+                    self._context.fs.remove_directory(f"{path}/{name}")
 
     def _drop_if_empty(self, path: str) -> bool:
         """Remove a partition without suffixes and what else lies in its directory."""

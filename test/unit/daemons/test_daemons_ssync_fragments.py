@@ -109,7 +109,7 @@ def test_a_durable_fragment_arrives_durable(ends):
 def test_a_fragment_without_its_commit_goes_only_when_asked(ends):
     one, two = ends
     one.store(commit=False)
-    assert push(one, two) == set()
+    assert push(one, two) == {}
     assert two.names() == []
     assert len(push(one, two, non_durable=True)) == 1
     assert two.names() == [f"{WHEN.internal}#{INDEX}.data"]
@@ -128,5 +128,5 @@ def test_the_offer_of_a_durable_fragment_commits_the_same_one(ends):
 def test_fragments_of_another_index_are_not_offered(ends):
     one, two = ends
     one.store(commit=True)
-    assert push(one, two, fragment_index=INDEX + 1) == set()
+    assert push(one, two, fragment_index=INDEX + 1) == {}
     assert two.names() == []

@@ -1,0 +1,434 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Making a fragment that a peer lacks, out of those that others have.
+
+A `Rebuilder` is the source of an ssync sender: for an object that the peer wants it
+asks other primaries for their fragments, and gives the bytes of the peer's. Our own
+fragment is read from the disk. Which fragments may be used is decided in
+core/rebuilding.
+
+Every archive is read to its end before the last piece of the new one is given: a node
+that finds out at the end that its archive is corrupt breaks off, and then nothing that
+was made of it is taken for whole. A node that has broken off, or whose bytes are not
+what they say, is not asked for that object again in this pass.
+
+Contract daemons §9, erasure-coding 8.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
+
+from swift.core.erasure import BadFragment
+from swift.core.errors import ObjectMissing, ObjectQuarantined, PeerError
+from swift.core.fragments import Described
+from swift.core.headers import (
+    ETAG,
+    X_BACKEND_REPLICATION,
+    X_BACKEND_STORAGE_POLICY_INDEX,
+    X_OBJECT_SYSMETA_EC_CONTENT_LENGTH,
+    X_OBJECT_SYSMETA_EC_ETAG,
+    X_OBJECT_SYSMETA_EC_FRAG_INDEX,
+    Headers,
+)
+from swift.core.metadata import NAME
+from swift.core.names import ObjectName, split_name
+from swift.core.quorum import NO_ANSWER, Answer
+from swift.core.rebuilding import FragmentSources, Sought
+from swift.core.redundancy import Decoder
+from swift.core.ring.devices import Node
+from swift.core.ring.ring import Ring
+from swift.daemons.ssync_sender import Push, own_copy
+from swift.runtime import green
+from swift.runtime.logs import Logger
+from swift.runtime.metrics import Metrics
+from swift.storage.object.diskfile import DiskFile, OpenObject
+from swift.storage.object.manager import DiskFileManager
+from swift.storage.object.reader import ObjectReader
+from swift.wire.client import ClientResponse
+from swift.wire.direct import DirectClient
+from swift.wire.nodes import NodeCount
+
+AHEAD_BYTES = 2 * 1024 * 1024
+"""Bytes of a new archive that are made before the first is given: what goes wrong with
+a source until then costs no conversation."""
+
+DISTRUSTED_MAX = 10_000
+"""Bad sources that are remembered; more are a sign of something else."""
+
+REFUSAL_MAX = 1024
+"""Bytes of a refusal that are read, so that its connection can be kept."""
+
+
+class BrokenRebuild(PeerError):
+    """A source failed after a part of the new archive had been given."""
+
+
+class _BadSource(Exception):
+    """A source of which no more is wanted."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(reason)
+        self.index = index
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class SolitaryRule:
+    """When a fragment is given up because there seem to be too few others.
+
+    threshold: fragments up to which that is believed, 0 for never. age_s: of the data,
+    at least. nodes: how many are asked, handoffs among them.
+    """
+
+    threshold: int
+    age_s: float
+    nodes: NodeCount
+
+
+class Rebuilder:
+    """Makes fragments of the objects of one policy; see `daemons.ssync_sender.Source`.
+
+    ring: the policy's as it is now. direct: asks other nodes.
+    """
+
+    def __init__(
+        self,
+        manager: DiskFileManager,
+        ring: Callable[[], Ring],
+        direct: DirectClient,
+        rule: SolitaryRule,
+        log: Logger,
+        metrics: Metrics,
+    ) -> None:
+        decoder = manager.policy.redundancy.decoder()
+        assert decoder is not None, "the policy keeps fragments"
+        self.manager = manager
+        self.decoder: Decoder = decoder
+        self.ring = ring
+        self.direct = direct
+        self.rule = rule
+        self.log = log
+        self.metrics = metrics
+        self._distrusted: set[tuple[str, int]] = set()
+
+    def forget(self) -> None:
+        """A new pass begins: every node is trusted again."""
+        self._distrusted.clear()
+
+    def trusts(self, name: str, node: Node) -> bool:
+        """True when a node has not been a bad source of an object in this pass."""
+        return (name, node.id) not in self._distrusted
+
+    def distrust(self, name: str, node: Node, reason: str) -> None:
+        """A node's fragment of an object is of no use."""
+        if len(self._distrusted) >= DISTRUSTED_MAX:
+            self._distrusted.clear()
+        self._distrusted.add((name, node.id))
+        self.metrics.increment("fragments.refused")
+        self.log.warning(
+            "fragment of %s on device %s of %s:%s is of no use: %s",
+            name,
+            node.name,
+            node.replication_ip,
+            node.replication_port,
+            reason,
+        )
+
+    def __call__(
+        self, opened: OpenObject, push: Push
+    ) -> tuple[Headers, Iterator[bytes]]:
+        """The metadata and the bytes that the peer of a push should have. Yields.
+
+        Raises ObjectQuarantined for our own fragment, ObjectMissing when there are not
+        enough others.
+        """
+        if push.peer_index in (None, push.fragment_index):
+            return own_copy(opened, push)
+        if opened.record_fault is not None:
+            disk = disk_of(self.manager, opened, push)
+            raise green.in_thread(disk.quarantine, opened.record_fault)
+        headers = opened.data_metadata
+        headers.pop(NAME, None)
+        headers.pop(ETAG, None)
+        headers[X_OBJECT_SYSMETA_EC_FRAG_INDEX] = str(push.peer_index)
+        if not opened.content_length:
+            return headers, _nothing()
+        while True:
+            rebuild = _Rebuild(self, opened, push)
+            try:
+                return headers, rebuild.begin()
+            except _BadSource as bad:
+                rebuild.distrust(bad)
+
+
+def disk_of(manager: DiskFileManager, opened: OpenObject, push: Push) -> DiskFile:
+    """The hash directory that an open object lies in."""
+    return manager.diskfile(push.device, push.partition, name_of(opened))
+
+
+def name_of(opened: OpenObject) -> ObjectName:
+    """The name of an object that a sender has opened."""
+    name = split_name(opened.name)
+    assert isinstance(name, ObjectName), "the sender has looked"
+    return name
+
+
+def _nothing() -> Iterator[bytes]:
+    yield from ()
+
+
+class _Rebuild:
+    """One attempt to make one fragment."""
+
+    def __init__(self, rebuilder: Rebuilder, opened: OpenObject, push: Push) -> None:
+        self._rebuilder = rebuilder
+        self._opened = opened
+        self._push = push
+        assert push.peer_index is not None, "a fragment is to be made"
+        assert push.fragment_index is not None, "from one that we have"
+        self._target = push.peer_index
+        self._own_index = push.fragment_index
+        self._ring = rebuilder.ring()
+        self._sources = self._new_sources()
+        self._nodes: dict[int, Node] = {}
+        self._bodies: dict[int, _Body] = {}
+
+    def _new_sources(self) -> FragmentSources:
+        opened, decoder = self._opened, self._rebuilder.decoder
+        size = opened.metadata.get(X_OBJECT_SYSMETA_EC_CONTENT_LENGTH, "")
+        own = Described(
+            self._own_index,
+            opened.data_timestamp,
+            opened.metadata[X_OBJECT_SYSMETA_EC_ETAG],
+            int(size) if size.isascii() and size.isdigit() else -1,
+        )
+        return FragmentSources(
+            Sought(own, opened.content_length, self._target),
+            suffices=decoder.suffices,
+            needed=self._rebuilder.manager.policy.redundancy.needed,
+            scheme=decoder.scheme,
+            unique=decoder.unique,
+        )
+
+    def begin(self) -> Iterator[bytes]:
+        """The bytes of the fragment, the first of them made. Yields.
+
+        Raises _BadSource, ObjectMissing, ObjectQuarantined.
+        """
+        try:
+            self._gather(self._primaries())
+            if self._sources.missing:
+                self._ask_handoffs()
+            if self._sources.missing:
+                self._say_impossible()
+                raise ObjectMissing(f"{self._opened.name}: too few fragments")
+            self._bodies[self._own_index] = _OwnBody(self._opened.reader())
+            pieces = self._pieces()
+            ahead: deque[bytes] = deque()
+            size = 0
+            while size < AHEAD_BYTES and (piece := next(pieces, b"")):
+                ahead.append(piece)
+                size += len(piece)
+        except BaseException:
+            self.close()
+            raise
+        self._rebuilder.metrics.increment("fragments.rebuilt")
+        return _Archive(ahead, pieces, self)
+
+    def close(self) -> None:
+        """Let go of all sources."""
+        for body in self._bodies.values():
+            body.close()
+
+    def distrust(self, bad: _BadSource) -> None:
+        """Do without a source from now on. Raises ObjectMissing for our own."""
+        node = self._nodes.get(bad.index)
+        if node is None:
+            raise ObjectMissing(f"{self._opened.name}: {bad.reason}") from bad
+        self._rebuilder.distrust(self._opened.name, node, bad.reason)
+
+    # --- gathering --------------------------------------------------------------------
+
+    def _primaries(self) -> Iterator[Node]:
+        """Whom to ask, the most useful first; not the peer, nor who was of no use."""
+        expected = {self._own_index, self._target}
+        index_at = self._rebuilder.manager.policy.redundancy.archive_index
+        nodes = sorted(
+            self._ring.primaries(self._push.partition),
+            key=lambda node: index_at(node.index or 0) in expected,
+        )
+        for node in nodes:
+            if node.id == self._push.node.id:
+                continue
+            if self._rebuilder.trusts(self._opened.name, node):
+                yield node
+            else:
+                self._sources.pass_over()
+
+    def _gather(self, nodes: Iterator[Node]) -> None:
+        """Ask as many nodes as are needed, and others in the place of useless ones."""
+        sources = self._sources
+        preferences = sources.preferences()
+        while missing := sources.missing:
+            batch = list(islice(nodes, missing))
+            if not batch:
+                break
+            threads = [green.spawn(self._ask, node, preferences) for node in batch]
+            for node, thread in zip(batch, threads, strict=True):
+                self._take(node, thread.wait())
+        while sources.missing and (more := sources.revisit()):
+            node, preferences = more
+            self._take(node, self._ask(node, preferences))
+
+    def _ask(self, node: Node, preferences: tuple[str, str]) -> ClientResponse | None:
+        """What a node answers, None when it does not. Yields."""
+        rebuilder = self._rebuilder
+        path = f"/{self._push.partition}{name_of(self._opened).quoted}"
+        policy_index = str(rebuilder.manager.policy.index)
+        headers = [
+            (X_BACKEND_STORAGE_POLICY_INDEX, policy_index),
+            (X_BACKEND_REPLICATION, "True"),
+            preferences,
+        ]
+        try:
+            response = rebuilder.direct.open(node, "GET", path, headers)
+            if response.status != 200:
+                with closing(response):
+                    response.read(REFUSAL_MAX)
+        except PeerError as error:
+            rebuilder.log.debug("%s: %s", self._opened.name, error)
+            return None
+        return response
+
+    def _take(self, node: Node, response: ClientResponse | None) -> None:
+        if response is None:
+            self._sources.feed(Answer(NO_ANSWER))
+            return
+        answer = Answer(response.status, response.headers, source=node)
+        index = self._sources.feed(answer)
+        if index is None:
+            response.close()
+        else:
+            self._nodes[index] = node
+            self._bodies[index] = response
+
+    def _ask_handoffs(self) -> None:
+        """Look further when the object seems lost; our fragment of it may go then.
+
+        Raises ObjectQuarantined.
+        """
+        rule, sources, opened = self._rebuilder.rule, self._sources, self._opened
+        age_s = green.now() - opened.data_timestamp.seconds
+        if not sources.is_solitary(rule.threshold) or age_s <= rule.age_s:
+            return
+        partition = self._push.partition
+        primaries = len(self._ring.primaries(partition))
+        count = max(0, rule.nodes.of(primaries) - primaries)
+        self._gather(islice(self._ring.handoffs(partition), count))
+        if sources.missing and sources.is_solitary(rule.threshold):
+            disk = disk_of(self._rebuilder.manager, opened, self._push)
+            raise green.in_thread(disk.quarantine, f"solitary fragment: {sources}")
+
+    def _say_impossible(self) -> None:
+        opened = self._opened
+        self._rebuilder.log.error(
+            "unable to reconstruct fragment %d of %s (etag %s, %s, durable): %s",
+            self._target,
+            opened.name,
+            opened.metadata[X_OBJECT_SYSMETA_EC_ETAG],
+            opened.data_timestamp.internal,
+            self._sources,
+        )
+
+    # --- making -----------------------------------------------------------------------
+
+    def _pieces(self) -> Iterator[bytes]:
+        """The fragment of each segment. Raises _BadSource, ObjectQuarantined."""
+        decoder = self._rebuilder.decoder
+        left = self._opened.content_length
+        while left:
+            size = min(decoder.fragment_size, left)
+            fragments = {index: self._read(index, size) for index in self._bodies}
+            try:
+                piece = decoder.rebuild(fragments, self._target)
+            except BadFragment as error:
+                raise _BadSource(error.index, error.reason) from error
+            left -= size
+            yield piece
+
+    def _read(self, index: int, size: int) -> bytes:
+        try:
+            data = self._bodies[index].read(size)
+        except PeerError as error:
+            raise _BadSource(index, error.reason) from error
+        if len(data) != size:
+            raise _BadSource(index, f"ends {size - len(data)} bytes early")
+        return data
+
+
+class _Body(Protocol):
+    """The bytes of one archive, in order."""
+
+    def read(self, size: int) -> bytes:
+        """`size` bytes, less only at the end. Yields."""
+        ...
+
+    def close(self) -> None:
+        """Want no more."""
+        ...
+
+
+class _OwnBody:
+    """Our own archive, whose checksum is looked at on the way."""
+
+    def __init__(self, reader: ObjectReader) -> None:
+        self._reader = reader
+        self._rest = b""
+
+    def read(self, size: int) -> bytes:
+        pieces = []
+        while size:
+            rest = self._rest or next(self._reader, b"")
+            if not rest:
+                break
+            pieces.append(rest[:size])
+            self._rest = rest[size:]
+            size -= len(pieces[-1])
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+class _Archive:
+    """The bytes of the fragment that is made, for the sender."""
+
+    def __init__(
+        self, ahead: deque[bytes], pieces: Iterator[bytes], rebuild: _Rebuild
+    ) -> None:
+        self._ahead = ahead
+        self._pieces = pieces
+        self._rebuild = rebuild
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._ahead:
+            return self._ahead.popleft()
+        try:
+            return next(self._pieces)
+        except _BadSource as bad:
+            self._rebuild.distrust(bad)
+            raise BrokenRebuild("fragment", bad.reason) from bad
+        except ObjectQuarantined as error:
+            raise BrokenRebuild("fragment", str(error)) from error
+
+    def close(self) -> None:
+        """Let go of all sources."""
+        self._rebuild.close()
