@@ -206,6 +206,7 @@ def _run(
     verbose: bool,
 ) -> int:
     common = bind(DaemonConfig, values, source="-", section=daemon.section)
+    green.show_hub_errors(common.eventlet_debug)
     notifier = Notifier()
     try:
         set_priority(

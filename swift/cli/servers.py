@@ -358,6 +358,7 @@ def _serve(command: Command, setup: Setup, app: WsgiApp) -> int:
         )
         return settled(load_pipeline(command.conf_path, process).app)
 
+    green.show_hub_errors(config.eventlet_debug)
     if setup.threads is not None:
         green.set_threads(setup.threads)
     master = Master(

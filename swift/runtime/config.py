@@ -233,7 +233,11 @@ class ServerConfig:
         parse=optional(seconds),
         doc="Silence between requests; client_timeout when unset, 0 closes at once.",
     )
-    eventlet_debug: bool = option(False, parse=boolean, doc="Hub prints exceptions.")
+    eventlet_debug: bool = option(
+        False,
+        parse=boolean,
+        doc="Log what is raised in the scheduler itself, where no request is.",
+    )
     nice_priority: int | None = option(
         None, parse=optional(int), doc="Niceness of the process, -20 to 19."
     )

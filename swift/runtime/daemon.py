@@ -59,7 +59,11 @@ class DaemonConfig:
         "/var/cache/swift", doc="Where facts for recon are left."
     )
     daemonize: bool = option(True, parse=boolean, doc="false is like --once.")
-    eventlet_debug: bool = option(False, parse=boolean, doc="Hub prints exceptions.")
+    eventlet_debug: bool = option(
+        False,
+        parse=boolean,
+        doc="Log what is raised in the scheduler itself, where no job is.",
+    )
     fallocate_reserve: Reserve = option(
         _DEFAULT_RESERVE, parse=reserve, doc="Free space to keep on a device."
     )

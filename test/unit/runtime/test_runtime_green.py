@@ -477,6 +477,21 @@ def test_a_forked_child_has_a_scheduler_of_its_own():
     right.close()
 
 
+@pytest.mark.parametrize("shown", [True, False])
+def test_what_is_raised_in_the_hub_is_told_when_asked_for(capfd, shown):
+    def fail():
+        raise ValueError("nobody waits for this")
+
+    green.show_hub_errors(shown)
+    try:
+        green.on_hub(fail)
+        green.yield_now()
+    finally:
+        green.show_hub_errors(True)
+
+    assert ("nobody waits for this" in capfd.readouterr().err) == shown
+
+
 def test_a_signal_wakes_the_hub():
     event = green.Event()
     before = signal.getsignal(signal.SIGUSR2)
