@@ -11,12 +11,18 @@ Rules: contract daemons §9, erasure-coding 7 and 8.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from swift.core.objectfiles import FilePart, FileSet
 from swift.core.redundancy import SuffixHash
+
+
+class Rng(Protocol):
+    """What a plan needs of random.Random."""
+
+    def sample(self, population: Sequence[int], k: int) -> list[int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +93,7 @@ def plan_of(
     hashes: Mapping[str, SuffixHash],
     position: int | None,
     layout: Layout,
-    rng: random.Random,
+    rng: Rng,
 ) -> Plan:
     """What to do with a partition of these suffix hashes.
 
