@@ -13,7 +13,7 @@ COUNT  ?= 200
 BODIES := $(patsubst %,test/functional/test_functional_%.py,object segments slo dlo)
 
 .PHONY: help setup run test check format lint types unit interop functional \
-        functional-ec probe sim bench bench-replication docs samples clients ci clean
+        functional-ec probe sim crash bench bench-replication docs samples clients ci clean
 
 help: ## Say what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -76,6 +76,9 @@ sim: setup ## A whole cluster in one process (SEED= COUNT=)
 	@if [ -e test/sim/run.py ]; then \
 	  $(BIN)/python -m test.sim.run --seed $(SEED) --count $(COUNT) --jobs 0; \
 	else echo "no simulation yet"; fi
+
+crash: setup ## Kill servers under load, by chance (REQUESTS= SEED=)
+	$(BIN)/python -m pytest -s test/probe/test_probe_crash.py
 
 clients: setup ## Real clients: swift, rclone, restic, curl
 	$(BIN)/python -m pytest test/functional/test_functional_clients.py

@@ -107,7 +107,8 @@ class Judge:
     simulation, or a real cluster seen alike.
 
     objects: (container, object) → Story; containers: name → Story; each problem is one
-    line of text. damaged: something was destroyed for good on one node.
+    line of text. damaged: something was destroyed for good on one node. elsewhere:
+    containers of another policy, whose objects are read, but not looked for on disks.
     """
 
     def __init__(self, world):
@@ -116,6 +117,7 @@ class Judge:
         self.containers = {}
         self.account = Story()
         self.damaged = False
+        self.elsewhere = frozenset()
         self._databases_seen = {}
 
     # --- What a client sees -----------------------------------------------------------
@@ -287,10 +289,12 @@ class Judge:
 
     def _compare_listings(self, stored, rows, found):
         listed = {}
-        for container in self.containers:
+        for container in self.containers.keys() - self.elsewhere:
             facts = rows.get(("container", self._digest(container)))
             listed[container] = {} if facts is None else dict(facts["rows"])
         for (container, obj), story in sorted(self.objects.items()):
+            if container in self.elsewhere:
+                continue
             digest = self._digest(container, obj)
             copies = stored.get(digest, {})
             files = next((names for names in copies.values() if names), ())
