@@ -53,7 +53,10 @@ from swift.daemons.replication_stats import Stats
 from swift.daemons.ssync_sender import Push, Source
 from swift.runtime import green
 from swift.runtime.daemon import Frame, Scope, Tally
+from swift.runtime.process import choose_fragment_checksum
 from swift.runtime.recon import read_cache
+from swift.storage.devices import Devices
+from swift.storage.object.conflicts import check_stored_objects
 from swift.storage.object.context import DiskConfig
 from swift.storage.object.manager import DiskFileManager
 from swift.storage.object.partitions import ObjectNames
@@ -63,9 +66,6 @@ from swift.wire.nodes import NodeCount, parse_node_count
 
 PUSHES_MAX = 8
 """Conversations about the same objects in one job, when sources fail half-way."""
-
-LEGACY_CRC = "LIBERASURECODE_WRITE_LEGACY_CRC"
-"""The variable by which liberasurecode is told to write what old readers know."""
 
 
 def _at_least_minus_one(text: str) -> int:
@@ -171,8 +171,8 @@ class ObjectReconstructor(PartitionDaemon):
         """connector, rng: the doors for tests. Raises RingUnavailable."""
         self._rebuilders: dict[int, Rebuilder] = {}
         super().__init__(config, frame, connector=connector, rng=rng)
-        if config.write_legacy_ec_crc is not None:
-            os.environ[LEGACY_CRC] = "1" if config.write_legacy_ec_crc else "0"
+        check_stored_objects(Devices(config.devices, config.mount_check), frame.cluster)
+        choose_fragment_checksum(config.write_legacy_ec_crc)
         self._handoffs_only = config.handoffs_only or config.handoffs_first
 
     def is_in_charge(self, redundancy: Redundancy) -> bool:

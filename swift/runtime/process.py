@@ -29,6 +29,7 @@ READY = b"READY=1"
 RELOADING = b"RELOADING=1"
 STOPPING = b"STOPPING=1"
 NOTIFY_SOCKET = "NOTIFY_SOCKET"
+LEGACY_FRAGMENT_CRC = "LIBERASURECODE_WRITE_LEGACY_CRC"
 NOTIFY_ABSTRACT = "\0swift-notifications\0"
 """The abstract socket that `swift-reload` listens on: this and our pid."""
 
@@ -82,6 +83,17 @@ def detach() -> None:
     os.chdir("/")
     os.umask(0o022)
     os.environ["TZ"] = "UTC+0"
+
+
+def choose_fragment_checksum(legacy: bool | None) -> None:
+    """Have liberasurecode guard the headers of fragments by the CRC of its early
+    versions (True), or by the one that everybody else knows (False).
+
+    None leaves it to the environment. Both are read everywhere; readers with a library
+    of up to 1.5.0 know the early one only.
+    """
+    if legacy is not None:
+        os.environ[LEGACY_FRAGMENT_CRC] = "1" if legacy else "0"
 
 
 def raise_limits(log: Logger) -> None:

@@ -39,6 +39,7 @@ from swift.core.settings import options_of
 from swift.core.timestamp import Timestamp
 from swift.runtime import green
 from swift.runtime.config import read_sections
+from swift.runtime.process import choose_fragment_checksum
 from swift.services.proxy import containers, cors
 from swift.services.proxy.databases import fetch_info
 from swift.services.proxy.exchange import Exchange, Proxy
@@ -517,6 +518,7 @@ def app_factory(
         policies=[policy.index for policy in context.cluster.policies],
         source=context.source,
     )
+    choose_fragment_checksum(options.proxy.write_legacy_ec_crc)
     proxy = make_proxy(context, options)
     register_facts(context.info, proxy)
     app = ProxyServer(proxy, context.info)

@@ -25,6 +25,7 @@ from swift.core.settings import (
     positive_int,
     seconds,
 )
+from swift.runtime.config import optional
 from swift.wire.nodes import (
     NodeCount,
     ReadAffinity,
@@ -231,6 +232,12 @@ class ProxyConfig:
     )
     allow_open_expired: bool = option(
         False, doc="Clients may open objects past their X-Delete-At."
+    )
+    write_legacy_ec_crc: bool | None = option(
+        None,
+        parse=optional(boolean),
+        doc="Fragments that liberasurecode up to 1.5.0 can read; unset: as the "
+        "environment says.",
     )
     splice: bool = option(
         True, doc="Let the kernel pass on large bodies that no filter looks at."

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from swift.core.erasure import ErasureCoding
 from swift.core.errors import ConfigError
+from swift.core.fragmentformat import legacy_crc, read_header
 from swift.runtime import process
 from swift.runtime.logs import ListSink, Logger
 
@@ -150,3 +152,25 @@ def test_free_ports_are_free_until_someone_listens() -> None:
         server.bind(("127.0.0.1", port))
         server.listen()
         assert not process.port_is_free("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "is_legacy"),
+    [
+        pytest.param(None, False, id="as before"),
+        pytest.param(True, True, id="the early one"),
+        pytest.param(False, False, id="the usual one"),
+    ],
+)
+def test_the_checksum_of_fragment_headers_is_chosen(
+    monkeypatch: pytest.MonkeyPatch, wanted: bool | None, is_legacy: bool
+) -> None:
+    monkeypatch.setenv(process.LEGACY_FRAGMENT_CRC, "0")  # and set back afterwards
+    coding = ErasureCoding("isa_l_rs_vand", 4, 2, segment_size=4096)
+
+    process.choose_fragment_checksum(wanted)
+
+    fragment = coding.encode(b"some bytes")[0]
+    guarded, told = fragment[:59], int.from_bytes(fragment[67:71], "little")
+    assert (told == legacy_crc(guarded)) is is_legacy
+    assert read_header(fragment).index == 0, "both are read"
