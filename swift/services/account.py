@@ -53,8 +53,6 @@ from swift.services.node_db import (
     put_metadata,
 )
 from swift.storage.db.account import AccountBroker, AccountStat
-from swift.storage.db.connection import Databases
-from swift.storage.devices import Devices
 from swift.wire.filter import PipelineContext
 from swift.wire.request import Response
 
@@ -309,9 +307,5 @@ def make_server(
     config: AccountConfig, *, cluster: Cluster, log: Logger, metrics: Metrics
 ) -> AccountServer:
     """An account server with its devices and databases."""
-    room = DatabaseRoom(
-        Devices(config.devices, config.mount_check),
-        Databases(green.now, log.warning),
-        cluster.salt,
-    )
+    room = DatabaseRoom.of(config, cluster=cluster, log=log)
     return AccountServer(config, cluster=cluster, room=room, log=log, metrics=metrics)

@@ -86,10 +86,8 @@ from swift.services.node_db import (
     put_metadata,
 )
 from swift.services.updates import UpdateSender, peers_of
-from swift.storage.db.connection import Databases
 from swift.storage.db.container import ContainerBroker, ContainerStat
 from swift.storage.db.sync_store import SyncStore
-from swift.storage.devices import Devices
 from swift.wire import environ as env
 from swift.wire.client import ConnectionPool, Connector, TcpConnector
 from swift.wire.filter import PipelineContext
@@ -686,11 +684,7 @@ def make_server(
         answer_timeout_s=config.node_timeout_s,
         log=log,
     )
-    room = DatabaseRoom(
-        Devices(config.devices, config.mount_check),
-        Databases(green.now, log.warning),
-        cluster.salt,
-    )
+    room = DatabaseRoom.of(config, cluster=cluster, log=log)
     return ContainerServer(
         config, cluster=cluster, room=room, sender=sender, log=log, metrics=metrics
     )

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from swift.core import listing
 from swift.core.errors import InvalidInput
@@ -15,6 +16,9 @@ from swift.core.listing import LimitTooLarge, ListingQuery, NotAcceptable
 from swift.core.names import Name, text_of_wsgi, wsgi_of_text
 from swift.core.settings import boolean, option
 from swift.core.timestamp import Timestamp
+from swift.runtime import green
+from swift.runtime.cluster import Cluster
+from swift.runtime.logs import Logger
 from swift.services.node import NodeCall, NodeConfig
 from swift.storage.db.connection import Databases, db_path
 from swift.storage.devices import Devices
@@ -33,6 +37,12 @@ class DatabaseConfig(NodeConfig):
     mount_check: bool = option(
         True, parse=boolean, doc="Refuse devices that are no mount points."
     )
+    db_query_logging: bool = option(
+        False, parse=boolean, doc="Log every SQL statement, at level DEBUG."
+    )
+    db_preallocation: bool = option(
+        False, parse=boolean, doc="Of no effect: SQLite allocates what it needs."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +52,18 @@ class DatabaseRoom:
     devices: Devices
     databases: Databases
     salt: HashSalt
+
+    @classmethod
+    def of(
+        cls, config: DatabaseConfig, *, cluster: Cluster, log: Logger
+    ) -> DatabaseRoom:
+        """The databases below the devices of a server's configuration."""
+        trace = partial(log.debug, "SQL: %s") if config.db_query_logging else None
+        return cls(
+            Devices(config.devices, config.mount_check),
+            Databases(green.now, log.warning, trace=trace),
+            cluster.salt,
+        )
 
     def path(self, device: str, kind: str, partition: str, name: Name) -> str:
         """Where the database of a name is; kind: `accounts` or `containers`.

@@ -106,6 +106,18 @@ class ObjectConfig(NodeConfig, GetConfig, PutConfig, ReceiverConfig):
     pool_idle_per_peer: int = option(
         64, parse=positive_int, doc="Idle connections kept to each container server."
     )
+    slow_s: float = option(
+        0.0,
+        name="slow",
+        parse=seconds,
+        doc="Least time that PUT, POST and DELETE take; for tests with slow devices.",
+    )
+    slow_delete_log_threshold_s: float = option(
+        120.0,
+        name="slow_delete_log_threshold_seconds",
+        parse=seconds,
+        doc="A DELETE whose disk takes longer is logged.",
+    )
 
     @property
     def stored_headers(self) -> frozenset[str]:
@@ -153,12 +165,25 @@ class ObjectServer(NodeServer):
         return {
             "GET": self.get,
             "HEAD": self.head,
-            "PUT": self.put,
-            "POST": self.post,
-            "DELETE": self.delete,
+            "PUT": self._slowed(self.put),
+            "POST": self._slowed(self.post),
+            "DELETE": self._slowed(self.delete),
             "REPLICATE": self.replicate,
             "SSYNC": self.ssync,
         }
+
+    def _slowed(self, handler: Handler) -> Handler:
+        """The handler, but as slow as the option `slow` wants it."""
+        if not self.config.slow_s:
+            return handler
+
+        def handle(call: NodeCall) -> Response:
+            start = green.monotonic()
+            response = handler(call)
+            green.sleep(max(0.0, start + self.config.slow_s - green.monotonic()))
+            return response
+
+        return handle
 
     def _manager(self, call: NodeCall) -> DiskFileManager | Response:
         """The engine of the request's policy, or the answer that there is none."""
@@ -359,6 +384,7 @@ class ObjectServer(NodeServer):
         if isinstance(manager, Response):
             return manager
         disk = self._diskfile(manager, call, name)
+        start = green.monotonic()
         old = existing(disk.open_cached, timestamp.seconds)
         try:
             if old is None:
@@ -368,6 +394,11 @@ class ObjectServer(NodeServer):
                 disk.delete(timestamp)
         except Refused as refused:
             return refused.response
+        taken_s = green.monotonic() - start
+        if taken_s > self.config.slow_delete_log_threshold_s:
+            self.log.warning(
+                "%s: DELETE of %s took %.1fs", call.device, name.path, taken_s
+            )
         self._tell_of_delete(call, name, manager.policy, old, timestamp)
         answer = Headers.titled(
             [

@@ -36,6 +36,7 @@ from swift.core.headers import (
     X_BACKEND_IGNORE_RANGE_IF_METADATA_PRESENT,
     X_BACKEND_OPEN_EXPIRED,
     X_BACKEND_TIMESTAMP,
+    X_STATIC_LARGE_OBJECT,
     X_STORAGE_TOKEN,
     X_TIMESTAMP,
     Headers,
@@ -64,9 +65,34 @@ class GetConfig:
     keep_cache_size: int = option(
         5242880, parse=natural, doc="Largest object that is kept in the page cache."
     )
+    keep_cache_slo_manifest: bool = option(
+        False,
+        parse=boolean,
+        doc="Keep manifests of static large objects in the page cache in any case.",
+    )
+    cooperative_period: int = option(
+        0,
+        parse=natural,
+        doc="Of no effect: disks are read in threads, so that others run meanwhile.",
+    )
     etag_validate_pct: int = option(
         100, parse=natural, doc="Share of reads whose checksum is verified."
     )
+
+
+def keeps_cache(
+    config: GetConfig, headers: Headers, metadata: Mapping[str, str], length: int
+) -> bool:
+    """True when the pages of an object that is read may stay in the page cache.
+
+    headers: of the request; metadata: of the object, whose length is in bytes.
+    """
+    if length > config.keep_cache_size:
+        return False
+    if config.keep_cache_slo_manifest and X_STATIC_LARGE_OBJECT in metadata:
+        return True
+    private = X_AUTH_TOKEN in headers or X_STORAGE_TOKEN in headers
+    return config.keep_cache_private or not private
 
 
 class ObjectGet:
@@ -130,7 +156,7 @@ class ObjectGet:
                 return Response(status, answer, b"")
         if not wants_body:
             return Response(200, answer, app_iter=None, body=b"")
-        keep_cache = self._keeps_cache(headers, length)
+        keep_cache = keeps_cache(self._config, headers, metadata, length)
         verify = self._verifies()
         spans = None
         range_header = dict.get(headers, RANGE)
@@ -185,12 +211,6 @@ class ObjectGet:
         if opened.fragments:
             put(answer, X_BACKEND_FRAGMENTS, _fragments_text(opened.fragments))
         return answer
-
-    def _keeps_cache(self, headers: Headers, length: int) -> bool:
-        private = not self._config.keep_cache_private and (
-            X_AUTH_TOKEN in headers or X_STORAGE_TOKEN in headers
-        )
-        return length <= self._config.keep_cache_size and not private
 
     def _verifies(self) -> bool:
         """True for the share of reads that etag_validate_pct names, evenly spread."""

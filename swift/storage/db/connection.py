@@ -139,7 +139,8 @@ class Databases:
     """The open databases of one process: kept connections, bounded.
 
     now: the clock, seconds since 1970. report: takes one line when something was moved
-    aside or skipped. idle_max: connections kept open while nobody uses them.
+    aside or skipped. idle_max: connections kept open while nobody uses them. trace:
+    takes each statement that is executed.
     """
 
     def __init__(
@@ -149,11 +150,13 @@ class Databases:
         *,
         idle_max: int = _IDLE_MAX,
         busy_timeout_s: float = BUSY_TIMEOUT_S,
+        trace: Callable[[str], object] | None = None,
     ) -> None:
         self.now = now
         self.report = report or _ignore
         self._idle_max = idle_max
         self._busy_timeout_s = busy_timeout_s
+        self._trace = trace
         self._idle: OrderedDict[
             str, list[tuple[tuple[int, int], DatabaseConnection]]
         ] = OrderedDict()
@@ -290,6 +293,7 @@ class Databases:
             self._raise(path, error)
         try:
             _prepare(connection)
+            connection.set_trace_callback(self._trace)
         except sqlite3.Error as error:
             connection.close()
             self._raise(path, error)

@@ -13,11 +13,13 @@ import pytest
 
 from swift.core import expiry, mime
 from swift.core.errors import PeerError
+from swift.core.headers import Headers
 from swift.core.names import ObjectName
 from swift.core.pickles import loads
 from swift.core.settings import Reserve
 from swift.runtime import green
 from swift.runtime.logs import NULL_LOG
+from swift.services.object_get import GetConfig, keeps_cache
 from swift.wire.environ import LEAVE_RELATIVE_LOCATION as LEAVE
 from swift.wire.environ import blank
 from swift.wire.request import Response, call
@@ -784,3 +786,63 @@ def test_suffix_hashes_are_pickled(node):
     status, _, body = node.ask("object", "REPLICATE", f"/{DEVICE}/7/{suffix}")
     assert loads(body) is None
     assert loads(node.ask("object", "REPLICATE", f"/{DEVICE}/99")[2]) == {}
+
+
+# --- options --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "headers", "metadata", "length", "kept"),
+    [
+        pytest.param({}, {}, {}, 5, True, id="read by anybody"),
+        pytest.param({}, {}, {}, 11, False, id="too large"),
+        pytest.param({}, {"X-Auth-Token": "t"}, {}, 5, False, id="with a token"),
+        pytest.param(
+            {"keep_cache_private": True}, {"X-Auth-Token": "t"}, {}, 5, True,
+            id="with a token, and that is fine",
+        ),
+        pytest.param(
+            {"keep_cache_slo_manifest": True}, {"X-Auth-Token": "t"},
+            {"X-Static-Large-Object": "True"}, 5, True, id="a manifest",
+        ),
+        pytest.param(
+            {"keep_cache_slo_manifest": True}, {"X-Auth-Token": "t"}, {}, 5, False,
+            id="no manifest",
+        ),
+    ],
+)  # fmt: skip
+def test_what_stays_in_the_page_cache(options, headers, metadata, length, kept):
+    config = GetConfig(keep_cache_size=10, **options)
+    assert keeps_cache(config, Headers(headers), metadata, length) is kept
+
+
+def test_changes_take_as_long_as_a_slow_device_would(tmp_path):
+    node = Node(tmp_path, slow_s=0.05)
+    try:
+        start = green.monotonic()
+        assert put(node)[0] == 201
+        assert green.monotonic() - start >= 0.05
+    finally:
+        node.close()
+
+
+def test_a_delete_that_took_long_is_logged(tmp_path):
+    lines = []
+
+    class Log:
+        def __getattr__(self, name):
+            return getattr(NULL_LOG, name)
+
+        def warning(self, message, *args):
+            lines.append(message % args)
+
+    node = Node(tmp_path, slow_delete_log_threshold_s=0.0)
+    try:
+        node.apps["object"].log = Log()
+        assert put(node)[0] == 201
+        headers = {"X-Timestamp": stamp(2)}
+        assert node.ask("object", "DELETE", "a/c/o", headers)[0] == 204
+    finally:
+        node.close()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"{DEVICE}: DELETE of /a/c/o took ")

@@ -150,3 +150,16 @@ def test_a_full_disk_writes_no_half_entry(broker, monkeypatch):
     assert os.path.getsize(broker.path + ".pending") == 0
     broker.put_container(ContainerRow("d", _at(1), "0", 3, 30))
     assert broker.stat().container_count == 1
+
+
+def test_statements_are_told_to_who_wants_them(tmp_path):
+    told = []
+    opened = Databases(lambda: NOW, trace=told.append)
+    try:
+        path = db_path(str(tmp_path), "sda1", "accounts", 7, "ab" * 16)
+        broker = AccountBroker(opened, path, AccountName("a"))
+        broker.create(Timestamp.at(1_700_000_000))
+        broker.stat()
+    finally:
+        opened.close()
+    assert any(statement.startswith("SELECT") for statement in told)
