@@ -104,11 +104,13 @@ class LocalDatabases:
         shuffle: bool = False,
         wanted: Callable[[int], bool] = lambda partition: True,
         clear: Callable[[PartitionContents], object] | None = None,
+        clear_before: float = 0.0,
     ) -> Iterator[FoundDatabase]:
         """The databases of one device, a partition at a time. Yields.
 
-        wanted: says which partitions to look at. clear: remove empty directories, and
-        take what was found. A device that fails ends its own walk only.
+        wanted: says which partitions to look at. clear: remove empty directories and
+        what was never finished before clear_before, and take what was found. A device
+        that fails ends its own walk only.
         """
         try:
             partitions = green.in_thread(self.walk.partitions, device)
@@ -120,7 +122,10 @@ class LocalDatabases:
                 if not wanted(partition):
                     continue
                 contents = green.in_thread(
-                    self.walk.databases, device, partition, clear=clear is not None
+                    self.walk.databases,
+                    device,
+                    partition,
+                    clear_before=None if clear is None else clear_before,
                 )
                 if clear is not None:
                     clear(contents)

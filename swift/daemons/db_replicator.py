@@ -121,6 +121,7 @@ class DatabaseReplicator(Daemon[FoundDatabase]):
                 shuffle=True,
                 wanted=self._wanted(name),
                 clear=self._cleared,
+                clear_before=before,
             )
             for name in usable
         )

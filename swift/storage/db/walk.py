@@ -57,11 +57,12 @@ class DatabaseWalk:
         )
 
     def databases(
-        self, device: str, partition: int, *, clear: bool = False
+        self, device: str, partition: int, *, clear_before: float | None = None
     ) -> PartitionContents:
         """The databases of a partition, by hash.
 
-        clear: remove empty suffix and partition directories met on the way.
+        clear_before: remove empty suffix and partition directories met on the way, and
+        what processes that died left of databases that they made before that time.
         """
         root = f"{self._devices.path(device)}/{self._kind}/{partition}"
         found: list[FoundDatabase] = []
@@ -69,14 +70,19 @@ class DatabaseWalk:
         suffixes = self._names(root)
         for suffix in sorted(filter(is_suffix, suffixes)):
             hashes = self._names(f"{root}/{suffix}")
+            left = len(hashes)
             for path_hash in sorted(filter(is_path_hash, hashes)):
                 directory = f"{root}/{suffix}/{path_hash}"
-                if path_hash[-3:] == suffix and self._has_database(directory):
+                if path_hash[-3:] != suffix:
+                    continue
+                if self._has_database(directory):
                     path = f"{directory}/{path_hash}.db"
                     found.append(FoundDatabase(device, partition, path_hash, path))
-            if clear and not hashes:
+                elif clear_before is not None:
+                    left -= self._clear_unborn(directory, clear_before)
+            if clear_before is not None and not left:
                 removed += self._clear(f"{root}/{suffix}")
-        if clear and not found and removed == len(suffixes):
+        if clear_before is not None and not found and removed == len(suffixes):
             removed += self._clear(root)
         return PartitionContents(tuple(found), removed)
 
@@ -93,6 +99,23 @@ class DatabaseWalk:
             return self._fs.list(path)
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+    def _clear_unborn(self, directory: str, before: float) -> int:
+        """Remove a directory whose database was never finished; 1 when it is gone."""
+        names = self._names(directory)
+        paths = [f"{directory}/{name}" for name in names]
+        if not all(name == ".lock" or name.endswith(".tmp") for name in names):
+            return 0
+        try:
+            if any(
+                self._fs.status(path).st_mtime >= before
+                for path in paths or [directory]
+            ):
+                return 0
+        except FileNotFoundError:
+            return 0  # it is being made right now
+        remove_if_there(self._fs, paths)
+        return self._clear(directory)
 
     def _clear(self, path: str) -> int:
         # A database that is made here meanwhile makes its directories again.
