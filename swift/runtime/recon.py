@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -114,17 +113,14 @@ def _is_same_file(descriptor: int, path: str) -> bool:
 
 
 def _replace(path: str, cache: Mapping[str, Any]) -> None:
-    folder = os.path.dirname(path)
-    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".recon-")
-    try:
-        with open(descriptor, "w", encoding="utf-8") as stream:
-            json.dump(cache, stream, sort_keys=True)
-            stream.write("\n")
-        os.chmod(temporary, 0o644)
-        os.rename(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    # The lock is held, so one name is enough: what a process left that was killed here
+    # is written over by the next.
+    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.tmp")
+    with open(temporary, "w", encoding="utf-8") as stream:
+        json.dump(cache, stream, sort_keys=True)
+        stream.write("\n")
+    os.chmod(temporary, 0o644)
+    os.rename(temporary, path)
 
 
 # --- Facts of the host ---------------------------------------------------------------

@@ -128,3 +128,11 @@ def test_quarantined_things_are_counted(tmp_path: Path) -> None:
 
     assert recon.quarantined(str(tmp_path)) == {"objects-1": 1, "containers": 0}
     assert recon.quarantined(str(tmp_path / "gone")) == {}
+
+
+def test_what_a_killed_writer_left_is_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "object.recon"
+    (tmp_path / ".object.recon.tmp").write_text('{"half')
+    recon.update_cache(str(path), {"a": 1}, Logger("test", [ListSink()]))
+    assert recon.read_cache(str(path)) == {"a": 1}
+    assert [each.name for each in tmp_path.iterdir()] == ["object.recon"]
