@@ -21,6 +21,7 @@ NODES = (1, 2, 3, 4)
 HEALERS = (
     "object-updater",
     "object-replicator",
+    "object-reconstructor",
     "container-replicator",
     "container-updater",
     "account-replicator",
