@@ -24,10 +24,10 @@ from swift.wire.channel import Channel
 from swift.wire.client import HttpConnection, peer_name
 from swift.wire.protocol import HttpLimits, ServerConnection, Serving, base_environ
 from swift.wire.request import Response
+from test.sim.layout import PORTS
 
 START = 1_700_000_000.0
 TICK_S = 1e-6
-PORTS = {"object": 6200, "container": 6201, "account": 6202}
 KINDS = {port: kind for kind, port in PORTS.items()}
 
 

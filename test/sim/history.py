@@ -12,19 +12,25 @@ import errno
 import os
 import random
 
+from swift.core.headers import X_STORAGE_POLICY
 from swift.core.timestamp import Timestamp
 from swift.runtime import green
 from test.sim.doors import FAULTS
 from test.sim.judge import Judge, Story, Write
+from test.sim.layout import SCHEMES
 from test.sim.world import DAEMONS, World
 
 ROUNDS_MAX = 14
 STEPS = (16, 28)
-CONTAINERS = ("c0", "c1")
+CONTAINERS = {"c0": "gold", "c1": "silver"}
+"""The containers that stay, and their policies."""
+
 EXTRAS = ("e0",)
+NAMES = tuple(CONTAINERS)
 HEALERS = (
     "object-updater",
     "object-replicator",
+    "object-reconstructor",
     "container-replicator",
     "account-replicator",
 )
@@ -48,8 +54,10 @@ class History:
         self.seed = seed
         self.rng = random.Random(seed)
         count = 5 if seed % 4 == 0 else 4
-        self.world = World(self.rng, count, broken, logs=logs)
+        scheme = self.rng.choice(SCHEMES)
+        self.world = World(self.rng, count, scheme, broken, logs=logs)
         self.judge = Judge(self.world)
+        self.judge.object_rings = [p.ring_name for p in self.world.policies]
         self.trace = []
         self._victim = self.rng.choice(self.world.nodes)
         self._marks = 0
@@ -65,8 +73,8 @@ class History:
         """All of it; raises Failed. The world is closed afterwards."""
         world = self.world
         try:
-            for container in CONTAINERS:
-                self._write_container("PUT", container, {})
+            for container, policy in CONTAINERS.items():
+                self._write_container("PUT", container, {X_STORAGE_POLICY: policy})
             for _ in range(self.rng.randint(*STEPS)):
                 world.clock.leap(self.rng.choice((0.01, 0.3, 2.0, 20.0)))
                 self._step()
@@ -100,7 +108,7 @@ class History:
             self._probe()
 
     def _name(self):
-        return self.rng.choice(CONTAINERS), f"o{self.rng.randrange(4)}"
+        return self.rng.choice(NAMES), f"o{self.rng.randrange(4)}"
 
     def _object_step(self):
         container, obj = self._name()
@@ -180,7 +188,7 @@ class History:
         if kind == "ACCOUNT":
             self._ask("GET", "/v1/a?format=json", {})
         elif kind == "POST":
-            container = self.rng.choice(CONTAINERS)
+            container = self.rng.choice(NAMES)
             headers = {"X-Container-Meta-Mark": self._mark()}
             self._write_container("POST", container, headers)
         else:
@@ -276,7 +284,8 @@ class History:
             return
         files = sorted(
             f"{folder}/{name}"
-            for folder, _, names in os.walk(f"{node.path}/objects")
+            for policy in self.world.policies
+            for folder, _, names in os.walk(f"{node.path}/{policy.objects_dir}")
             for name in names
             if name.endswith(".data")
         )
@@ -385,4 +394,6 @@ def _skipped(number, *, damaged):
         return {"container-updater", "account-replicator"}
     if number == 2:
         return auditors - {"object-auditor"} if damaged else auditors
-    return auditors | {"object-replicator"} if number == 3 else auditors
+    if number == 3:
+        return auditors | {"object-replicator", "object-reconstructor"}
+    return auditors

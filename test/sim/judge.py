@@ -10,12 +10,19 @@ with os and sqlite3 alone.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import sqlite3
 from dataclasses import dataclass, field
 
 from swift.wire.memcache import LocalCache
+from test.sim.disks import (
+    is_data,
+    is_fragment,
+    names_in,
+    object_path,
+    objects_of,
+    read_database,
+    updates_waiting,
+)
 
 ABSENT = None
 
@@ -109,6 +116,7 @@ class Judge:
     objects: (container, object) → Story; containers: name → Story; each problem is one
     line of text. damaged: something was destroyed for good on one node. elsewhere:
     containers of another policy, whose objects are read, but not looked for on disks.
+    object_rings: whose objects are looked for.
     """
 
     def __init__(self, world):
@@ -118,6 +126,7 @@ class Judge:
         self.account = Story()
         self.damaged = False
         self.elsewhere = frozenset()
+        self.object_rings = ("object",)
         self._databases_seen = {}
 
     # --- What a client sees -----------------------------------------------------------
@@ -203,36 +212,16 @@ class Judge:
         return found
 
     def _stored(self, found):
-        """path hash → file names, the same on all primaries and nowhere else."""
-        ring = self.world.rings["object"]
-        places = {}
+        """path hash → ring name → what each node has of an object, {number: names}."""
+        stored = {}
+        for name in self.object_rings:
+            for digest, copies in objects_of(self.world, name, found).items():
+                stored.setdefault(digest, {})[name] = copies
         for node in self.world.nodes:
-            top = f"{node.path}/objects"
-            for partition in _names(top):
-                if not partition.isdigit():
-                    continue
-                for suffix in _names(f"{top}/{partition}"):
-                    for digest in _names(f"{top}/{partition}/{suffix}"):
-                        path = f"{top}/{partition}/{suffix}/{digest}"
-                        files = _standing(_names(path))
-                        places.setdefault((int(partition), digest), {})[node.number] = (
-                            files
-                        )
-            waiting = sum(len(f) for _, _, f in os.walk(f"{node.path}/async_pending"))
+            waiting = updates_waiting(node)
             if waiting:
                 found.append(f"{node.name}: {waiting} updates are not delivered")
-        for (partition, digest), files in sorted(places.items()):
-            primaries = {each.id + 1 for each in ring.primaries(partition)}
-            # A write that failed may leave an empty directory; it goes when the suffix
-            # is hashed again.
-            held = {number: names for number, names in files.items() if names}
-            if held and set(held) != primaries:
-                found.append(
-                    f"{digest}: on nodes {sorted(held)}, belongs on {sorted(primaries)}"
-                )
-            if len(set(held.values())) > 1:
-                found.append(f"{digest}: replicas differ: {held}")
-        return {digest: files for (_, digest), files in places.items()}
+        return stored
 
     def _rows(self, found):
         """(kind, path hash) → facts of the database, the same on all primaries."""
@@ -242,9 +231,9 @@ class Judge:
             places = {}
             for node in self.world.nodes:
                 top = f"{node.path}/{kind}s"
-                for partition in _names(top):
-                    for suffix in _names(f"{top}/{partition}"):
-                        for digest in _names(f"{top}/{partition}/{suffix}"):
+                for partition in names_in(top):
+                    for suffix in names_in(f"{top}/{partition}"):
+                        for digest in names_in(f"{top}/{partition}/{suffix}"):
                             path = f"{top}/{partition}/{suffix}/{digest}/{digest}.db"
                             key = (int(partition), digest)
                             facts = self._facts(path, kind, found)
@@ -280,7 +269,7 @@ class Judge:
         known = self._databases_seen.get(path)
         if known is None or known[0] != stamp:
             problems = []
-            known = (stamp, _read_database(path, kind, problems), problems)
+            known = (stamp, read_database(path, kind, problems), problems)
             self._databases_seen[path] = known
         found += known[2]
         if os.path.exists(f"{path}.pending") and os.path.getsize(f"{path}.pending"):
@@ -295,37 +284,28 @@ class Judge:
         for (container, obj), story in sorted(self.objects.items()):
             if container in self.elsewhere:
                 continue
-            digest = self._digest(container, obj)
-            copies = stored.get(digest, {})
-            files = next((names for names in copies.values() if names), ())
+            facts = rows.get(("container", self._digest(container))) or {}
             row = listed[container].pop(obj, None)
+            copies = dict(stored.get(self._digest(container, obj), {}))
+            own = copies.pop(facts.get("ring_name", "object"), {})
+            for name, others in copies.items():
+                if any(is_data(file) for files in others.values() for file in files):
+                    found.append(f"{container}/{obj}: is in the wrong ring {name}")
+            files = next((names for names in own.values() if names), ())
             if any(_is_refused(story, name[:16]) for name in files):
                 # The only node that had it may have died between the commit and the
                 # update. Then nobody was told that the write stands, be it a PUT or a
                 # DELETE; the listing is mended by the next write.
                 continue
-            data = [name for name in files if name.endswith(".data")]
+            data = [name for name in files if is_data(name)]
             if not data:
                 if row is not None and not self._was_destroyed(story, row):
                     found.append(f"{container}/{obj}: is listed, but not stored")
-                continue
-            if row is None:
+            elif row is None:
                 found.append(f"{container}/{obj}: is stored, but not listed")
-                continue
-            place = self._data_file(digest, data[0], copies)
-            with open(place, "rb") as stream:
-                body = stream.read()
-            expected = (len(body), hashlib.md5(body).hexdigest())
-            if (row["size"], row["etag"]) != expected:
-                found.append(
-                    f"{container}/{obj}: listed as {row['size']} {row['etag']}, stored "
-                    f"as {expected}"
-                )
-            if row["created_at"][:16] != data[0][:16]:
-                found.append(
-                    f"{container}/{obj}: listed at {row['created_at']}, stored as "
-                    f"{data[0]}"
-                )
+            else:
+                expected = self._content(container, obj, data[0], own)
+                found += _compare_row(f"{container}/{obj}", row, data[0], expected)
         for container, rest in sorted(listed.items()):
             for obj in sorted(rest):
                 found.append(f"{container}/{obj}: is listed, but unknown")
@@ -346,12 +326,18 @@ class Judge:
         """
         return self.damaged and _is_refused(story, row["created_at"][:16])
 
-    def _data_file(self, digest, name, copies):
-        number = next(number for number, names in copies.items() if name in names)
-        node = self.world.nodes[number - 1]
-        ring = self.world.rings["object"]
-        partition = ring.partition(bytes.fromhex(digest))
-        return f"{node.path}/objects/{partition}/{digest[-3:]}/{digest}/{name}"
+    def _content(self, container, obj, name, copies):
+        """(size, etag) of an object that stands in a file, or in a set of fragments."""
+        if is_fragment(name):
+            story = self.objects[container, obj]
+            body = next(w.body for w in story.writes if _time(w) == name[:16])
+        else:
+            number = next(number for number, names in copies.items() if name in names)
+            node = next(node for node in self.world.nodes if node.number == number)
+            digest = self._digest(container, obj)
+            with open(object_path(self.world, "object", digest, node, name), "rb") as f:
+                body = f.read()
+        return len(body), hashlib.md5(body).hexdigest()
 
     def _compare_account(self, facts, rows, found):
         for container in self.containers:
@@ -377,24 +363,21 @@ class Judge:
 def _is_refused(story, stamp):
     """True when the write of a time was not acknowledged."""
     return any(
-        not write.acknowledged and f"{write.stamp:.5f}" == stamp
-        for write in story.writes
+        not write.acknowledged and _time(write) == stamp for write in story.writes
     )
 
 
-def _standing(names):
-    """The files that make the object; older ones go when the suffix is hashed again.
+def _time(write):
+    """The time of a write as files and rows have it."""
+    return f"{write.stamp:.5f}"
 
-    After a power cut a file that was removed before may be there once more.
-    """
-    whole = [name for name in names if name.endswith((".data", ".ts"))]
-    newest = max(whole, default="")
-    metas = []
-    if newest.endswith(".data"):
-        metas = [n for n in names if n.endswith(".meta") and n[:16] > newest[:16]]
-    others = [n for n in names if not n.endswith((".data", ".ts", ".meta"))]
-    made = [newest, max(metas, default=""), *others]
-    return tuple(sorted(name for name in made if name))
+
+def _compare_row(name, row, file, expected):
+    """Problems of the row of an object that stands in a file."""
+    if (row["size"], row["etag"]) != expected:
+        yield f"{name}: listed as {row['size']} {row['etag']}, stored as {expected}"
+    if row["created_at"][:16] != file[:16]:
+        yield f"{name}: listed at {row['created_at']}, stored as {file}"
 
 
 def _difference(ours, theirs):
@@ -405,70 +388,3 @@ def _difference(ours, theirs):
         for key in sorted({*ours, *theirs})
         if ours.get(key) != theirs.get(key)
     )
-
-
-def _names(path):
-    try:
-        return [
-            name
-            for name in os.listdir(path)
-            if name not in (".lock", "hashes.pkl", "hashes.invalid")
-        ]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def _read_database(path, kind, found):
-    """Name, live rows by name, and what of it must agree; counters are checked."""
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-    connection.row_factory = sqlite3.Row
-    try:
-        info = dict(connection.execute(f"SELECT * FROM {kind}_stat").fetchone())
-        table = "object" if kind == "container" else "container"
-        all_rows = [
-            dict(row) for row in connection.execute(f"SELECT * FROM {table}").fetchall()
-        ]
-        policy = [dict(row) for row in connection.execute("SELECT * FROM policy_stat")]
-    except sqlite3.Error as error:
-        found.append(f"{path}: {error}")
-        return {}
-    finally:
-        connection.close()
-    for row in all_rows:
-        row.pop("ROWID", None)
-    live = {row["name"]: row for row in all_rows if not row["deleted"]}
-    name = info["account"] + "/" + info.get("container", "")
-    if kind == "container":
-        real = (len(live), sum(row["size"] for row in live.values()))
-        counted = (info["object_count"], info["bytes_used"])
-        by_policy = (
-            sum(row["object_count"] for row in policy),
-            sum(row["bytes_used"] for row in policy),
-        )
-    else:
-        real = (
-            len(live),
-            sum(row["object_count"] for row in live.values()),
-            sum(row["bytes_used"] for row in live.values()),
-        )
-        counted = tuple(
-            info[key] for key in ("container_count", "object_count", "bytes_used")
-        )
-        by_policy = tuple(
-            sum(row[key] for row in policy)
-            for key in ("container_count", "object_count", "bytes_used")
-        )
-    if counted != real:
-        found.append(f"{path} ({name}): counts {counted}, has {real}")
-    if by_policy != real:
-        found.append(f"{path} ({name}): policy counts {by_policy}, has {real}")
-    deleted_at, put_at = info["delete_timestamp"], info["put_timestamp"]
-    return {
-        "name": name,
-        "rows": live,
-        "dead": {row["name"]: row for row in all_rows if row["deleted"]},
-        "is_deleted": float(deleted_at or 0) > float(put_at or 0) and not live,
-        "metadata": json.loads(info["metadata"] or "{}"),
-        "put_timestamp": put_at,
-        "delete_timestamp": deleted_at,
-    }

@@ -11,14 +11,10 @@ import os
 import random
 import shutil
 import tempfile
-from functools import cache
 
 from swift.core.hashing import HashSalt
 from swift.core.headers import X_TIMESTAMP
 from swift.core.names import Limits
-from swift.core.policy import StoragePolicies, StoragePolicy
-from swift.core.redundancy import Replication
-from swift.core.ring.builder import RingBuilder
 from swift.core.settings import Reserve
 from swift.daemons import rsync
 from swift.daemons.account_replicator import AccountReplicator
@@ -27,6 +23,7 @@ from swift.daemons.container_updater import ContainerUpdater
 from swift.daemons.db_auditor import AccountAuditor, ContainerAuditor
 from swift.daemons.object_auditor import ALL, ZBF, ObjectAuditor, Scan
 from swift.daemons.object_expirer import ObjectExpirer
+from swift.daemons.object_reconstructor import ObjectReconstructor
 from swift.daemons.object_replicator import ObjectReplicator
 from swift.daemons.object_updater import DeviceSweep, ObjectUpdater
 from swift.runtime import green
@@ -49,7 +46,6 @@ from swift.wire.internal_client import InternalClient
 from swift.wire.memcache import LocalCache
 from swift.wire.request import call
 from test.sim.doors import (
-    PORTS,
     InlineThreads,
     Network,
     SimClock,
@@ -57,15 +53,14 @@ from test.sim.doors import (
     SimDisk,
     SimRsync,
 )
+from test.sim.layout import PORTS, Rings, policies_of
 
-PART_POWER = 2
-REPLICAS = 3
 SALT = HashSalt(b"", b"simulated")
-POLICIES = StoragePolicies([StoragePolicy(0, ("gold",), Replication(), True)])
 DAEMONS = (
     "object-auditor",
     "object-updater",
     "object-replicator",
+    "object-reconstructor",
     "container-auditor",
     "container-replicator",
     "container-updater",
@@ -78,6 +73,7 @@ _CLASSES = {
     "object-updater": ObjectUpdater,
     "object-auditor": ObjectAuditor,
     "object-replicator": ObjectReplicator,
+    "object-reconstructor": ObjectReconstructor,
     "container-auditor": ContainerAuditor,
     "container-replicator": ContainerReplicator,
     "container-updater": ContainerUpdater,
@@ -85,36 +81,6 @@ _CLASSES = {
     "account-replicator": AccountReplicator,
     "object-expirer": ObjectExpirer,
 }
-
-
-class SimRing:
-    """In the place of a ring file."""
-
-    has_changed = False
-
-    def __init__(self, ring):
-        self._ring = ring
-
-    def get(self):
-        """The ring."""
-        return self._ring
-
-
-@cache
-def make_ring(kind, count):
-    """A ring over that many nodes."""
-    builder = RingBuilder(PART_POWER, REPLICAS, 1)
-    for number in range(1, count + 1):
-        builder.add_device(
-            region=1,
-            zone=number,
-            ip=f"10.0.0.{number}",
-            port=PORTS[kind],
-            name=f"d{number}",
-            weight=100.0,
-        )
-    builder.rebalance(now=0.0, rng=random.Random(kind))
-    return builder.ring()
 
 
 class SimNode:
@@ -130,6 +96,7 @@ class SimNode:
         self.path = f"{self.root}/{self.device}"
         self.away = f"{world.root}/away-{self.name}"
         os.makedirs(self.path)
+        self.cluster = world.cluster()
         self.down = True
         self.apps = {}
         self.served = []
@@ -139,7 +106,7 @@ class SimNode:
     def start(self):
         """Start the servers."""
         world = self.world
-        shared = {"cluster": world.cluster, "log": world.log, "metrics": NO_METRICS}
+        shared = {"cluster": self.cluster, "log": world.log, "metrics": NO_METRICS}
         places = {"devices": self.root, "mount_check": False, "log_requests": False}
         disks = DiskConfig(
             devices=self.root, mount_check=False, fallocate_reserve=Reserve()
@@ -223,8 +190,8 @@ class SimNode:
         }
         known = kind.Config.__dataclass_fields__
         config = kind.Config(**{k: v for k, v in fields.items() if k in known})
-        frame = Frame(world.cluster, world.log, NO_METRICS)
-        if name == "object-replicator":
+        frame = Frame(self.cluster, world.log, NO_METRICS)
+        if name in ("object-replicator", "object-reconstructor"):
             rng = random.Random(world.rng.random())
             return kind(config, frame, connector=self.connector, rng=rng)
         if name in ("object-auditor", "container-auditor", "account-auditor"):
@@ -298,13 +265,15 @@ def green_self():
 class World:
     """The cluster. Close it.
 
-    rng: decides everything. sink: what servers and daemons logged, if `logs`.
+    rng: decides everything. scheme: data and parity fragments of the second policy.
+    count, spares: nodes with a place in the rings, and such as may get one. sink: what
+    servers and daemons logged, if `logs`.
     """
 
     salt = SALT
     account = "a"
 
-    def __init__(self, rng, count, broken=(), *, logs=False):
+    def __init__(self, rng, count, scheme, broken=(), *, spares=0, logs=False):
         self.rng = rng
         base = "/dev/shm" if os.path.isdir("/dev/shm") else None
         self.root = tempfile.mkdtemp(prefix="sim-", dir=base)
@@ -323,13 +292,9 @@ class World:
         rsync.install(SimRsync(self.network, self.root))
         self.sink = ListSink()
         self.log = Logger("sim", [self.sink], level=DEBUG) if logs else NULL_LOG
-        rings = {
-            kind: SimRing(make_ring(kind, count))
-            for kind in ("account", "container", "object")
-        }
-        self.rings = {kind: ring.get() for kind, ring in rings.items()}
-        self.cluster = Cluster(self.root, SALT, Limits(), POLICIES, rings)
-        self.nodes = [SimNode(self, number) for number in range(1, count + 1)]
+        self.policies = policies_of(*scheme)
+        self.layout = Rings(self.policies, count)
+        self.nodes = [SimNode(self, n) for n in range(1, count + spares + 1)]
         self.network.nodes.update((node.ip, node) for node in self.nodes)
         for node in self.nodes:
             self.disk.add(node.name, node.device)
@@ -351,15 +316,24 @@ class World:
         random.setstate(self._random_state)
         shutil.rmtree(self.root, ignore_errors=True)
 
+    @property
+    def rings(self):
+        """The rings as they were published last: name → ring."""
+        return self.layout.published
+
+    def cluster(self):
+        """What one more process knows of the cluster."""
+        return Cluster(self.root, SALT, Limits(), self.policies, self.layout.seen())
+
     def proxy(self, *, calm=False):
         """A proxy application; calm: its messages meet no faults."""
         conf = {"account_autocreate": "true", "allow_account_management": "true"}
         if calm:
             # It asks every node, whatever it has met before.
             conf["error_suppression_limit"] = "1000000"
-        process = Process(conf, cluster=self.cluster, log=self.log)
+        process = Process(conf, cluster=self.cluster(), log=self.log)
         context = PipelineContext(conf, process)
-        options = read_options(conf, {}, policies=[0], source="-")
+        options = read_options(conf, {}, policies=[0, 1], source="-")
         connector = SimConnector(self.network, calm=calm)
         proxy = make_proxy(context, options, ConnectionPool(connector))
         proxy.rng.seed(self.rng.random())
