@@ -8,6 +8,7 @@ is sent, stop taking one while it is received.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from swift.wire import environ as env
 from swift.wire.client import HttpConnection
 from swift.wire.environ import headers_of
 from swift.wire.request import Response, call
+from swift.wire.streams import FileRange
 from test.support.nodes import (
     KINDS,
     FixedRing,
@@ -111,7 +113,11 @@ class FragmentNodes(Nodes):
         if method != "GET" or ip not in self.cut:
             return self.server(ip)
         response = call(self.server(ip), environ)
-        whole = b"".join(response.app_iter or [response.body or b""])
+        body = response.app_iter or [response.body or b""]
+        if isinstance(body, FileRange):
+            whole = os.pread(body.fileno(), body.length, body.offset)
+        else:
+            whole = b"".join(body)
         response.headers[h.CONTENT_LENGTH] = str(len(whole))
         pieces = _cut(whole, self.cut[ip])
         return Response(response.status, response.headers, app_iter=pieces)
