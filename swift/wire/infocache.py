@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from swift.core import headers as h
 from swift.core.headers import Headers
@@ -82,6 +82,20 @@ class InfoFetcher:
     account_skips: Callable[[], bool] | None = None
     container_skips: Callable[[], bool] | None = None
     metrics: Counter | None = None
+
+    def rule(self, kind: type[AccountInfo] | type[ContainerInfo]) -> CacheRule:
+        """How facts of this kind are remembered."""
+        if kind is AccountInfo:
+            return CacheRule("account", self.account_ttl_s, self.account_skips)
+        return CacheRule("container", self.container_ttl_s, self.container_skips)
+
+
+class CacheRule(NamedTuple):
+    """How facts of one kind are remembered: see `InfoFetcher`."""
+
+    resource: str
+    ttl_s: float
+    skips: Callable[[], bool] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,20 +257,7 @@ def account_info(environ: Environ, name: AccountName) -> AccountInfo:
 
     Needs environ[INFO_FETCHER].
     """
-    key = f"account-info/{name.account}"
-    known = _own(environ).get(key)
-    if type(known) is AccountInfo:
-        return known
-    fetcher: InfoFetcher = environ[INFO_FETCHER]
-    return _find(
-        environ,
-        name,
-        key,
-        AccountInfo,
-        "account",
-        fetcher.account_ttl_s,
-        fetcher.account_skips,
-    )
+    return _info(environ, name, account_key(name.account), AccountInfo)
 
 
 def container_info(environ: Environ, name: ContainerName) -> ContainerInfo:
@@ -264,20 +265,22 @@ def container_info(environ: Environ, name: ContainerName) -> ContainerInfo:
 
     Needs environ[INFO_FETCHER].
     """
-    key = f"container-info/{name.account}/{name.container}"
+    key = container_key(name.account, name.container)
+    return _info(environ, name, key, ContainerInfo)
+
+
+def cached_container_info(
+    environ: Environ, name: ContainerName
+) -> ContainerInfo | None:
+    """What the caches know of a container; no backend is asked. Yields.
+
+    Needs environ[INFO_FETCHER].
+    """
+    key = container_key(name.account, name.container)
     known = _own(environ).get(key)
     if type(known) is ContainerInfo:
         return known
-    fetcher: InfoFetcher = environ[INFO_FETCHER]
-    return _find(
-        environ,
-        name,
-        key,
-        ContainerInfo,
-        "container",
-        fetcher.container_ttl_s,
-        fetcher.container_skips,
-    )
+    return _shared(environ, key, ContainerInfo)[0]
 
 
 def remember_account(
@@ -285,8 +288,7 @@ def remember_account(
 ) -> AccountInfo:
     """Keep what the backends' answer to a GET or HEAD of the account says."""
     info = AccountInfo.from_headers(status, headers)
-    fetcher: InfoFetcher = environ[INFO_FETCHER]
-    _keep(environ, account_key(name.account), info, fetcher.account_ttl_s)
+    _keep(environ, account_key(name.account), info)
     return info
 
 
@@ -295,13 +297,7 @@ def remember_container(
 ) -> ContainerInfo:
     """Keep what the backends' answer to a GET or HEAD of the container says."""
     info = ContainerInfo.from_headers(status, headers)
-    fetcher: InfoFetcher = environ[INFO_FETCHER]
-    _keep(
-        environ,
-        container_key(name.account, name.container),
-        info,
-        fetcher.container_ttl_s,
-    )
+    _keep(environ, container_key(name.account, name.container), info)
     return info
 
 
@@ -323,40 +319,48 @@ def _own(environ: Environ) -> dict[str, Any]:
     return own
 
 
-def _find(
-    environ: Environ,
-    name: AccountName | ContainerName,
-    key: str,
-    kind: type[_Info],
-    resource: str,
-    ttl_s: float,
-    skips: Callable[[], bool] | None,
+def _info(
+    environ: Environ, name: AccountName | ContainerName, key: str, kind: type[_Info]
 ) -> _Info:
-    """Shared cache, then backends; the request's own cache has been looked into."""
-    cache: Cache | None = environ.get(CACHE)
+    """Own cache, then the shared one, then backends."""
+    own = _own(environ)
+    known = own.get(key)
+    if type(known) is kind:
+        return known
+    info, outcome = _shared(environ, key, kind)
+    if info is not None:
+        return info
     fetcher: InfoFetcher = environ[INFO_FETCHER]
-    outcome = "disabled"
-    if cache is not None and cache.keeps_facts and ttl_s > 0:
-        outcome = "skip"
-        if skips is None or not skips():
-            outcome = "miss"
-            info = _decoded(cache.get(key), kind)
-            if info is not None:
-                _own(environ)[key] = info
-                if fetcher.metrics is not None:
-                    fetcher.metrics.increment(f"{resource}.info.cache.hit")
-                return info
     answer = fetcher.fetch(environ, name)
     if fetcher.metrics is not None:
+        resource = fetcher.rule(kind).resource
         fetcher.metrics.increment(f"{resource}.info.cache.{outcome}.{answer.status}")
     # A fetcher that goes through the proxy's own HEAD has remembered the answer
     # already.
-    known = _own(environ).get(key)
+    known = own.get(key)
     if type(known) is kind and known.status == answer.status:
         return known
     info = kind.from_headers(answer.status, answer.headers)
-    _keep(environ, key, info, ttl_s)
+    _keep(environ, key, info)
     return info
+
+
+def _shared(environ: Environ, key: str, kind: type[_Info]) -> tuple[_Info | None, str]:
+    """What the shared cache knows, now known to the request as well, and why nothing:
+    `miss`, `skip` or `disabled`. Yields."""
+    cache: Cache | None = environ.get(CACHE)
+    fetcher: InfoFetcher = environ[INFO_FETCHER]
+    rule = fetcher.rule(kind)
+    if cache is None or not cache.keeps_facts or rule.ttl_s <= 0:
+        return None, "disabled"
+    if rule.skips is not None and rule.skips():
+        return None, "skip"
+    info = _decoded(cache.get(key), kind)
+    if info is not None:
+        _own(environ)[key] = info
+        if fetcher.metrics is not None:
+            fetcher.metrics.increment(f"{rule.resource}.info.cache.hit")
+    return info, "miss"
 
 
 def _decoded(value: Any, kind: type[_Info]) -> _Info | None:
@@ -368,11 +372,11 @@ def _decoded(value: Any, kind: type[_Info]) -> _Info | None:
     return None
 
 
-def _keep(
-    environ: Environ, key: str, info: AccountInfo | ContainerInfo, ttl_s: float
-) -> None:
+def _keep(environ: Environ, key: str, info: AccountInfo | ContainerInfo) -> None:
     _own(environ)[key] = info
     cache: Cache | None = environ.get(CACHE)
+    fetcher: InfoFetcher = environ[INFO_FETCHER]
+    ttl_s = fetcher.rule(type(info)).ttl_s
     if cache is None or not cache.keeps_facts or ttl_s <= 0:
         return
     if info.status in (404, 410):

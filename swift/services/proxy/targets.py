@@ -12,7 +12,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from swift.core import headers as h
 from swift.core.errors import PeerError
@@ -26,7 +25,7 @@ from swift.runtime import green
 from swift.services.proxy.databases import digest_of, read_database
 from swift.services.proxy.exchange import Exchange, PairList, quoted
 from swift.services.proxy.listing import read_namespaces
-from swift.wire import environ as env
+from swift.services.proxy.shard_cache import ShardCache
 from swift.wire.backends import DRAIN_MAX
 from swift.wire.infocache import ContainerInfo
 
@@ -73,31 +72,17 @@ def _shard_of(exchange: Exchange, name: ObjectName) -> Namespace | None:
     All updating shards are remembered in the cache, when there is one, so that the next
     object of the container costs no request; otherwise only the one is asked for.
     """
-    proxy = exchange.proxy
     container = name.container_name
-    ttl_s = proxy.config.recheck_updating_shard_ranges_s
-    cache = exchange.environ.get(env.CACHE)
-    key = f"updating-shards/{container.account}/{container.container}"
-    if cache is None or ttl_s <= 0:
+    shards = ShardCache.for_updating(exchange)
+    if not shards.remembers:
         query = f"format=json&states=updating&includes={quoted(name.obj)}"
         found = _ask_root(exchange, container, query)
         return found[0] if found else None
-    skip_pct = proxy.config.container_updating_shard_ranges_skip_cache_pct
-    known = None
-    if not skip_pct or proxy.rng.random() * 100 >= skip_pct:
-        known = _from_record(cache.get(key))
+    known = shards.get(container)
     if known is None:
-        known = _ask_root(exchange, container, "format=json&states=updating")
-        if known:
-            cache.set(key, [[n.name, n.lower, n.upper] for n in known], ttl_s)
-    return namespace_of(known or [], name.obj)
-
-
-def _from_record(record: Any) -> list[Namespace] | None:
-    try:
-        return [Namespace(*item) for item in record] if record else None
-    except TypeError:
-        return None
+        known = _ask_root(exchange, container, "format=json&states=updating") or []
+        shards.set(container, known)
+    return namespace_of(known, name.obj)
 
 
 def namespace_of(namespaces: Sequence[Namespace], name: str) -> Namespace | None:

@@ -298,6 +298,89 @@ def test_one_lost_shard_spoils_the_listing(setup):
     assert setup.ask("GET", "/v1/a/c?format=json").status == 503
 
 
+def wholly_sharded(setup):
+    """A container whose root says that it is sharded, as the proxy knows already."""
+    sharded(setup)
+    for stored in setup.nodes.stored("/a/c", "container").values():
+        stored.headers[h.X_BACKEND_SHARDING_STATE] = "sharded"
+    setup.cache.delete("container-info/a/c")
+    assert setup.ask("GET", "/v1/a/c?format=json").status == 200
+    setup.nodes.requests.clear()
+
+
+def asked_of_containers(setup):
+    return [
+        (seen.method, seen.path, seen.query) for seen in setup.nodes.of("container")
+    ]
+
+
+def test_the_shards_of_a_listing_are_remembered(setup):
+    wholly_sharded(setup)
+
+    answer = setup.ask("GET", "/v1/a/c?format=json")
+
+    assert [row["name"] for row in json.loads(answer.body)] == list("abxyz")
+    assert answer.headers[h.X_CONTAINER_OBJECT_COUNT] == "5"
+    assert [one[:2] for one in asked_of_containers(setup)] == [
+        ("HEAD", "/a/c"),
+        ("GET", "/.shards_a/one"),
+        ("GET", "/.shards_a/two"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("query", "shard"),
+    [
+        pytest.param("marker=n", "two", id="what is after the marker"),
+        pytest.param("end_marker=c", "one", id="what is before the end"),
+        pytest.param("marker=c&reverse=on", "one", id="backwards from the marker"),
+    ],
+)
+def test_only_the_shards_between_the_markers_are_asked(setup, query, shard):
+    wholly_sharded(setup)
+
+    assert setup.ask("GET", f"/v1/a/c?format=json&{query}").status == 200
+
+    asked = [path for method, path, _ in asked_of_containers(setup) if method == "GET"]
+    assert asked == [f"/.shards_a/{shard}"]
+
+
+def test_a_remembered_shard_that_is_gone_makes_the_proxy_ask_the_root(setup):
+    wholly_sharded(setup)
+    for key in [key for key in setup.nodes.store if key[2] == "/.shards_a/two"]:
+        del setup.nodes.store[key]
+    setup.nodes.listings["/a/c"] = [
+        {"name": ".shards_a/one", "lower": "", "upper": ""},
+    ]
+
+    answer = setup.ask("GET", "/v1/a/c?format=json")
+
+    assert [row["name"] for row in json.loads(answer.body)] == list("ab")
+
+
+def test_the_shards_of_a_container_that_is_being_sharded_are_not_remembered(setup):
+    wholly_sharded(setup)
+    for stored in setup.nodes.stored("/a/c", "container").values():
+        stored.headers[h.X_BACKEND_SHARDING_STATE] = "sharding"
+
+    setup.ask("GET", "/v1/a/c?format=json")
+    setup.nodes.requests.clear()
+    setup.ask("GET", "/v1/a/c?format=json")
+
+    assert asked_of_containers(setup)[0] == (
+        "GET", "/a/c", "format=json&states=listing",
+    )  # fmt: skip
+
+
+def test_a_page_does_not_pass_for_all_shards(setup):
+    wholly_sharded(setup)
+    setup.cache.delete("listing-shards/a/c")
+
+    setup.ask("GET", "/v1/a/c?format=json&marker=n")
+
+    assert setup.cache.get("listing-shards/a/c") is None
+
+
 def test_an_object_of_a_sharded_container_is_told_to_its_shard(setup):
     sharded(setup)
     for stored in setup.nodes.stored("/a/c", "container").values():
