@@ -20,6 +20,11 @@ T = TypeVar("T")
 THREADS_MAX = 20
 """Default bound of the real threads behind `in_thread`."""
 
+_SWITCH_S = 0.1
+"""How long a real thread computes before it is made to let another go on. All let go of
+the interpreter at each system call; to be asked for it every 5 ms (Python's default) by
+each of twenty threads that wait for it costs more than their waiting."""
+
 
 class ThreadPool:
     """Real threads that run blocking calls for green ones.
@@ -142,6 +147,7 @@ def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     try:
         pool: Threads = local.pool
     except AttributeError:
+        sys.setswitchinterval(_SWITCH_S)
         pool = local.pool = ThreadPool(this_hub(), _pool_size)
     return pool.call(function, args, kwargs)  # type: ignore[no-any-return]
 
