@@ -11,7 +11,7 @@ policy's redundancy does differently is asked of the policy.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from swift.core import expiry
@@ -57,13 +57,10 @@ from swift.runtime.metrics import Metrics
 from swift.services.node import Handler, NodeCall, NodeConfig, NodeServer
 from swift.services.object_get import GetConfig, ObjectGet
 from swift.services.object_put import (
-    NOTHING,
     OWN_NAMES,
-    Existing,
     ObjectPut,
     PutConfig,
     Refused,
-    existing,
     replication_names,
 )
 from swift.services.ssync_receiver import ReceiverConfig, SsyncReceiver
@@ -72,6 +69,7 @@ from swift.storage.devices import Devices
 from swift.storage.object.conflicts import check_stored_objects
 from swift.storage.object.context import DiskConfig
 from swift.storage.object.diskfile import DiskFile, OpenObject
+from swift.storage.object.existing import NOTHING, Existing, look
 from swift.storage.object.manager import DiskFileManager
 from swift.wire import environ as env
 from swift.wire.client import ConnectionPool, Connector, TcpConnector
@@ -385,13 +383,8 @@ class ObjectServer(NodeServer):
             return manager
         disk = self._diskfile(manager, call, name)
         start = green.monotonic()
-        old = existing(disk.open_cached, timestamp.seconds)
         try:
-            if old is None:
-                old = self._look_and_delete(disk, timestamp, only_at)
-            else:
-                _admit_delete(old, timestamp, only_at)
-                disk.delete(timestamp)
+            old = self._look_and_delete(disk, timestamp, only_at)
         except Refused as refused:
             return refused.response
         taken_s = green.monotonic() - start
@@ -414,10 +407,11 @@ class ObjectServer(NodeServer):
         """Look and delete in one hop to the disk's thread. Yields; raises Refused."""
         found = NOTHING
 
-        def admit() -> None:
+        def admit() -> Sequence[str] | None:
             nonlocal found
-            found = existing(disk.open_blocking, timestamp.seconds) or NOTHING
+            found = look(disk, timestamp.seconds)
             _admit_delete(found, timestamp, only_at)
+            return found.names
 
         disk.delete(timestamp, admit=admit)
         return found

@@ -10,7 +10,7 @@ backend-http 2 and 3.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import md5
 
@@ -23,9 +23,6 @@ from swift.core.errors import (
     ClientTimeout,
     FormatError,
     InvalidInput,
-    ObjectDeleted,
-    ObjectMissing,
-    ObjectQuarantined,
     SwiftError,
 )
 from swift.core.headers import (
@@ -59,12 +56,13 @@ from swift.core.names import Limits, ObjectName
 from swift.core.policy import StoragePolicy
 from swift.core.row_facts import put_facts
 from swift.core.settings import natural, option, positive_int
-from swift.core.timestamp import ZERO, Timestamp
+from swift.core.timestamp import Timestamp
 from swift.runtime import green
 from swift.runtime.metrics import Metrics
 from swift.services.node import NodeCall
 from swift.services.updates import ObjectUpdates
-from swift.storage.object.diskfile import DiskFile, OpenObject
+from swift.storage.object.diskfile import DiskFile
+from swift.storage.object.existing import Existing, existing, look
 from swift.wire import environ as env
 from swift.wire.body import RequestBody
 from swift.wire.request import Response
@@ -93,52 +91,6 @@ class PutConfig:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Existing:
-    """What a write finds in its place: data, expired data, a tombstone or nothing.
-
-    timestamp: of the data or the tombstone, ZERO for nothing.
-    """
-
-    timestamp: Timestamp
-    is_live: bool = False
-    delete_at: int | None = None
-    content_type: str = ""
-    etag: str = ""
-
-
-NOTHING = Existing(ZERO)
-
-Opening = Callable[..., OpenObject | None]
-"""`open`, `open_cached` or `open_blocking` of a DiskFile."""
-
-
-def existing(
-    opening: Opening, now: float, fragment_index: int | None = None
-) -> Existing | None:
-    """What stands there; None when `opening` cannot say. Yields if `opening` does.
-
-    Expired data is told from live data by `now`.
-    """
-    try:
-        opened = opening(now, open_expired=True, fragment_index=fragment_index)
-    except ObjectDeleted as error:
-        return Existing(error.timestamp)
-    except (ObjectMissing, ObjectQuarantined):
-        return NOTHING
-    if opened is None:
-        return None
-    with opened:
-        delete_at = expiry.delete_at_of(opened.metadata)
-        return Existing(
-            opened.data_timestamp,
-            delete_at is None or delete_at > now,
-            delete_at,
-            opened.metadata.get(CONTENT_TYPE, ""),
-            opened.etag,
-        )
-
-
 class Refused(SwiftError):
     """What stands in an object's place forbids the write."""
 
@@ -162,25 +114,25 @@ class _Place:
         self._none_match: str | None = dict.get(headers, IF_NONE_MATCH)
         self._fragment_index = headers.integer(X_BACKEND_SSYNC_FRAG_INDEX)
 
-    def admit_if_known(self) -> None:
-        """Raise Refused if it can be told without asking the disk."""
-        self._admit(self._disk.open_cached)
-
     def admit(self) -> None:
         """Raise Refused, asking the disk unless that was done. Yields."""
         if self.old is None:
-            self._admit(self._disk.open)
+            now = self._timestamp.seconds
+            self._admit(existing(self._disk.open, now, self._fragment_index))
 
-    def admit_blocking(self) -> None:
-        """As `admit`, on a disk thread."""
-        if self.old is None:
-            self._admit(self._disk.open_blocking)
+    def admit_blocking(self) -> Sequence[str] | None:
+        """As `admit`, on a disk thread; what stands there (writer.Admit)."""
+        old = look(
+            self._disk,
+            self._timestamp.seconds,
+            wants_record=self._none_match is not None,
+            fragment_index=self._fragment_index,
+        )
+        self._admit(old)
+        return old.names
 
-    def _admit(self, opening: Opening) -> None:
-        now = self._timestamp.seconds
-        old = self.old = existing(opening, now, self._fragment_index)
-        if old is None:
-            return
+    def _admit(self, old: Existing) -> None:
+        self.old = old
         if (
             self._none_match is not None
             and old.is_live
@@ -240,7 +192,6 @@ class ObjectPut:
         disk = find()
         place = _Place(disk, headers, timestamp)
         try:
-            place.admit_if_known()
             if EXPECT in headers or plan.size is None or plan.size > LOOK_LATER_MAX:
                 place.admit()
             return self._store(

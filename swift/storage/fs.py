@@ -162,8 +162,8 @@ class FileSystem:
 
     # --- metadata -----------------------------------------------------------------
 
-    def get_xattr(self, fd: int, name: str) -> bytes | None:
-        """An extended attribute, None when the file has none of that name."""
+    def get_xattr(self, fd: int | str, name: str) -> bytes | None:
+        """An extended attribute of an open file or a path, None when it has none."""
         try:
             return os.getxattr(fd, name)
         except OSError as error:

@@ -19,17 +19,24 @@ from swift.storage.object.context import DiskContext
 QUARANTINE_DIR = "quarantined"
 
 
-def clean_up(context: DiskContext, directory: str, *, now: float) -> FileSet | None:
+def clean_up(
+    context: DiskContext,
+    directory: str,
+    *,
+    now: float,
+    names: Sequence[str] | None = None,
+) -> FileSet | None:
     """Remove obsolete and reclaimable files; what stands, or None when nothing does.
 
-    An emptied directory is removed. Raises OSError: ENOTDIR for a plain file in the
-    place of the directory.
+    An emptied directory is removed. names: what is in the directory, for who knows it.
+    Raises OSError: ENOTDIR for a plain file in the place of the directory.
     """
     fs = context.fs
-    try:
-        names = fs.list(directory)
-    except FileNotFoundError:
-        return None
+    if names is None:
+        try:
+            names = fs.list(directory)
+        except FileNotFoundError:
+            return None
     files, left = clean_names(context, directory, names, now=now)
     if left == 0:
         with suppress(OSError):  # a writer may have come in between

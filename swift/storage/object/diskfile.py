@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 
 from swift.core import metadata as records
@@ -51,7 +52,7 @@ from swift.storage.object import durability, hashes
 from swift.storage.object.cleanup import move_aside
 from swift.storage.object.context import DiskContext
 from swift.storage.object.reader import FileSpan, ObjectReader
-from swift.storage.object.writer import Commit, ObjectWriter, Place
+from swift.storage.object.writer import Admit, Commit, ObjectWriter, Place
 
 _UNREADABLE = frozenset((errno.ENODATA, errno.EUCLEAN))
 """Errors of a directory or file that the file system itself finds broken."""
@@ -130,23 +131,6 @@ class DiskFile:
         except _Untrusted as untrusted:
             raise green.in_thread(self.quarantine, untrusted.reason) from untrusted
 
-    def open_cached(
-        self,
-        now: float,
-        *,
-        open_expired: bool = False,
-        preferences: Sequence[Preference] | None = None,
-        fragment_index: int | None = None,
-    ) -> OpenObject | None:
-        """As `open`, but None when the disk would have to be asked."""
-        opener = _Opener(
-            self, self._context, now, open_expired, preferences, fragment_index
-        )
-        try:
-            return opener.open_cached()
-        except _Untrusted as untrusted:
-            raise green.in_thread(self.quarantine, untrusted.reason) from untrusted
-
     def open_blocking(
         self,
         now: float,
@@ -163,6 +147,31 @@ class DiskFile:
             return opener.open()
         except _Untrusted as untrusted:
             raise self.quarantine(untrusted.reason) from untrusted
+
+    def glance(self) -> Glance | None:
+        """What names and the record of the data say, unverified. Blocks.
+
+        None when that is not all there is to it: then the object must be opened.
+        """
+        fs, redundancy = self._context.fs, self._context.policy.redundancy
+        if not redundancy.is_whole:
+            return None
+        try:
+            names = fs.list(self.directory)
+            files = redundancy.choose(names)
+            if files.meta is not None:
+                return None
+            data = files.data
+            record = b""
+            if data is not None:
+                record = fs.get_xattr(f"{self.directory}/{data.name}", XATTR) or b""
+                if len(record) == XATTR_SIZE_MAX:
+                    return None
+            return Glance(names, data, files.tombstone, record)
+        except FileNotFoundError:
+            return Glance(())
+        except OSError:
+            return None  # who opens it finds out and tells
 
     def _open_in_thread(self, opener: _Opener) -> OpenObject:
         try:
@@ -212,9 +221,7 @@ class DiskFile:
         part = FilePart(timestamp, META, type_timestamp)
         green.in_thread(self._store, part, metadata)
 
-    def delete(
-        self, timestamp: Timestamp, *, admit: Callable[[], None] | None = None
-    ) -> None:
+    def delete(self, timestamp: Timestamp, *, admit: Admit | None = None) -> None:
         """Put a tombstone in the place of all that is older; durable on return. Yields.
 
         admit: see ObjectWriter.commit. Raises DiskFull, DeviceUnavailable, LockTimeout.
@@ -225,12 +232,12 @@ class DiskFile:
         self,
         part: FilePart,
         metadata: Headers,
-        admit: Callable[[], None] | None = None,
+        admit: Admit | None = None,
     ) -> None:
-        if admit is not None:
-            admit()
-        record = self._place.record(part.timestamp, metadata)
         commit = Commit(self._context, self._place)
+        if admit is not None:
+            commit.knows(admit())
+        record = self._place.record(part.timestamp, metadata)
         try:
             commit.finish(part, records.attributes(record))
         finally:
@@ -256,6 +263,20 @@ class DiskFile:
         )
         context.metrics.increment("quarantines")
         return ObjectQuarantined(self.directory, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """An object directory at a glance.
+
+    names: of all files in it; none when it is missing. data, tombstone: what stands.
+    record: the stored record of the data, as bytes; empty when there is none.
+    """
+
+    names: Sequence[str]
+    data: FilePart | None = None
+    tombstone: FilePart | None = None
+    record: bytes = b""
 
 
 class OpenObject:

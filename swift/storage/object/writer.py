@@ -49,6 +49,12 @@ _LINK_ATTEMPTS = 3
 _MIB = 1024 * 1024
 
 
+Admit = Callable[[], Sequence[str] | None]
+"""Called on the disk thread before a commit writes anything there; what it raises stops
+the commit. It gives the names that stand in the object's directory, none for one that
+is missing, so that the commit need not list them again; None when it does not know."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where an object lives. name: its decoded path, empty when not known."""
@@ -121,8 +127,13 @@ class Commit:
         self._is_new = False
         self._parents: list[str] = []
         self._temporary: Temporary | None = None
+        self._names: Sequence[str] | None = None
 
     # --- the steps ------------------------------------------------------------------
+
+    def knows(self, names: Sequence[str] | None) -> None:
+        """Take over what a look at the directory found; see Admit."""
+        self._names = names
 
     def begin(self, size: int | None) -> None:
         """Make the file that a body is written to, with room for it if `size` is known.
@@ -193,7 +204,8 @@ class Commit:
         # Data that waits for its commit replaces nothing yet.
         waits = self._context.policy.redundancy.two_phase and not part.durable
         if not self._is_new and not (part.kind == DATA and waits):
-            self._tidy(self._directory)
+            stands = [*self._names, file_name] if self._names else None
+            self._tidy(self._directory, stands)
 
     def close(self) -> None:
         """Let go of everything; a file without its name is gone."""
@@ -216,6 +228,8 @@ class Commit:
 
     def _open_temporary(self) -> None:
         fs, place = self._fs, self._place
+        if self._names is not None and not self._names:
+            self._make_directories(self._directory)
         self._open_directory()
         fd = fs.open_unnamed(self._directory_fd)
         if fd is not None:
@@ -318,9 +332,9 @@ class Commit:
             fs.link_unnamed(self._fd, passing, self._directory_fd)
             fs.rename(f"{self._directory}/{passing}", f"{self._directory}/{file_name}")
 
-    def _tidy(self, directory: str) -> None:
+    def _tidy(self, directory: str, names: Sequence[str] | None = None) -> None:
         try:
-            clean_up(self._context, directory, now=green.now())
+            clean_up(self._context, directory, now=green.now(), names=names)
         except OSError as error:
             # The object is durable; what is left over goes with the next clean-up.
             self._context.log.warning("object %s: not tidied (%s)", directory, error)
@@ -436,14 +450,12 @@ class ObjectWriter:
         *,
         fragment_index: int | None = None,
         durable: bool = False,
-        admit: Callable[[], None] | None = None,
+        admit: Admit | None = None,
     ) -> None:
         """Make the object durable and visible. Yields.
 
-        admit: called on the disk thread before anything is written there; what it
-        raises stops the commit and comes back to the caller. It saves the hop of a look
-        at what stands in the object's place (`DiskFile.open_blocking`), for small
-        bodies.
+        admit: what it raises comes back to the caller. It saves the hop of a look at
+        what stands in the object's place (`existing.look`), for small bodies.
 
         metadata: what to store beside Content-Length and ETag, which are the writer's
         own. Whoever gets an answer may tell the client; an error means the object is as
@@ -509,10 +521,10 @@ class ObjectWriter:
         self._hashed = self.size
 
     def _finish(
-        self, part: FilePart, record: dict[str, str], admit: Callable[[], None] | None
+        self, part: FilePart, record: dict[str, str], admit: Admit | None
     ) -> None:
         if admit is not None:
-            admit()
+            self._commit.knows(admit())
         drop_cache = self.size > self._context.config.keep_cache_size
         self._commit.finish(
             part, attributes(record), self._chunks, drop_cache=drop_cache

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from hashlib import md5
 from pathlib import Path
 
@@ -590,21 +589,6 @@ def test_admit_can_stop_a_commit(store):
     with pytest.raises(InvalidInput):
         store.file().delete(at(2), admit=admit)
     assert store.get() == b"old"
-
-
-def test_open_cached_answers_or_does_not_know(store):
-    assert_unknown_or_missing(store)
-    store.put(b"x", at(1))
-    store.get()
-    opened = store.file().open_cached(NOW)
-    if opened is not None:
-        with opened:
-            assert b"".join(opened.reader()) == b"x"
-
-
-def assert_unknown_or_missing(store):
-    with suppress(ObjectMissing):
-        assert store.file().open_cached(NOW) is None
 
 
 # --- by hash --------------------------------------------------------------------------
