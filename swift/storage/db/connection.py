@@ -381,6 +381,19 @@ class Databases:
                 os.unlink(temporary)
         self._facts.pop(directory, None)
 
+    def adopt(self, path: str) -> None:
+        """Begin with a database file that was copied here, and with nothing older.
+
+        An earlier copy of that name may have been in the hands of a process that was
+        killed; its journal would be rolled back into the new file and spoil it.
+        """
+        self.forget(path)
+        try:
+            with suppress(FileNotFoundError):
+                os.unlink(f"{path}-journal")
+        except OSError as error:
+            self._raise_os(path, error)
+
     def move_into_place(self, source: str, target: str, *, replace: bool) -> None:
         """Rename a whole database file; raises DatabaseExists unless `replace`."""
         self.forget(source)

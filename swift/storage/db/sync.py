@@ -196,6 +196,7 @@ def complete_rsync(broker: AnyBroker, tmp_name: str, file_name: str | None) -> N
     source, target = _copy_paths(broker, tmp_name, file_name)
     if broker.databases.is_file(target):
         raise DatabaseExists(f"{target} exists")
+    broker.databases.adopt(source)
     copy = broker.of_file(source)
     _give_own_id(copy, target, tmp_name, copy.last_row())
     broker.databases.move_into_place(source, target, replace=False)
@@ -219,6 +220,7 @@ def rsync_then_merge(broker: AnyBroker, tmp_name: str, file_name: str | None) ->
         if own is not None and own.epoch is not None:
             raise Conflict(f"{broker.path}: sharding has begun")
     broker.commit_pending()
+    broker.databases.adopt(source)
     copy = broker.of_file(source)
     # Taken before our rows are added: the sender would think rows of its own that have
     # the ROWIDs of ours to be here already.

@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -192,6 +194,29 @@ def test_a_copied_file_is_put_in_place_with_an_id_of_its_own(tmp_path, databases
     assert stat.reported_object_count == 0
     assert receiver.sync_point(sender_id) == 2
     assert os.listdir(tmp_path / "sdb1/tmp") == []
+
+
+def test_the_journal_of_an_earlier_copy_does_not_spoil_a_new_one(tmp_path, pair):
+    sender, receiver = pair
+    sender.merge_rows([_row(f"o{number:03d}") for number in range(200)])
+    sender_id = _copied(tmp_path, sender, "sdb1")
+    copy = tmp_path / "sdb1" / "tmp" / sender_id
+    # A process that merges dies in the middle of its transaction.
+    with closing(sqlite3.connect(copy, isolation_level=None)) as dying:
+        dying.execute("PRAGMA cache_size = 1")
+        dying.execute("BEGIN IMMEDIATE")
+        dying.execute("DROP TRIGGER object_update")
+        dying.execute("UPDATE object SET etag = 'spoiled'")
+        journal = copy.with_name(f"{copy.name}-journal").read_bytes()
+    sender.merge_rows([_row(f"p{number:03d}") for number in range(200)])
+    assert _copied(tmp_path, sender, "sdb1") == sender_id
+    copy.with_name(f"{copy.name}-journal").write_bytes(journal)
+
+    rsync_then_merge(receiver, sender_id, None)
+
+    assert receiver.stat().object_count == sender.stat().object_count
+    assert receiver.stat().hash == sender.stat().hash
+    assert os.listdir(copy.parent) == []
 
 
 def test_a_copied_file_does_not_replace_what_is_there(tmp_path, pair):
