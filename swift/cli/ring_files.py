@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import uuid
 from pathlib import Path
 
@@ -91,17 +90,21 @@ def back_up(path: Path, now: float) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a whole file durably: after any crash it holds the old or the new bytes."""
-    fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    """Write a whole file durably: after any crash it holds the old or the new bytes.
+
+    The temporary file has one name, as commands exclude each other: what one of them
+    left that was killed is written over by the next.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with os.fdopen(fd, "wb") as stream:
+        with temporary.open("wb") as stream:
             stream.write(data)
             stream.flush()
             os.fchmod(stream.fileno(), _MODE)
             os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
