@@ -2,9 +2,9 @@
 """Making a fragment that a peer lacks, out of those that others have.
 
 A `Rebuilder` is the source of an ssync sender: for an object that the peer wants it
-asks other primaries for their fragments, and gives the bytes of the peer's. Our own
-fragment is read from the disk. Which fragments may be used is decided in
-core/rebuilding.
+asks the other primaries for their fragments, handoffs when those are too few, and gives
+the bytes of the peer's. Our own fragment is read from the disk. Which fragments may be
+used is decided in core/rebuilding.
 
 Every archive is read to its end before the last piece of the new one is given: a node
 that finds out at the end that its archive is corrupt breaks off, and then nothing that
@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Protocol
 
 from swift.core.erasure import BadFragment
@@ -82,7 +82,7 @@ class SolitaryRule:
     """When a fragment is given up because there seem to be too few others.
 
     threshold: fragments up to which that is believed, 0 for never. age_s: of the data,
-    at least. nodes: how many are asked, handoffs among them.
+    at least. nodes: how many are asked for fragments, handoffs among them.
     """
 
     threshold: int
@@ -221,10 +221,9 @@ class _Rebuild:
         Raises _BadSource, ObjectMissing, ObjectQuarantined.
         """
         try:
-            self._gather(self._primaries())
+            self._gather(self._candidates())
             if self._sources.missing:
-                self._ask_handoffs()
-            if self._sources.missing:
+                self._give_up_if_alone()
                 self._say_impossible()
                 raise ObjectMissing(f"{self._opened.name}: too few fragments")
             self._bodies[self._own_index] = _OwnBody(self._opened.reader())
@@ -254,15 +253,21 @@ class _Rebuild:
 
     # --- gathering --------------------------------------------------------------------
 
-    def _primaries(self) -> Iterator[Node]:
-        """Whom to ask, the most useful first; not the peer, nor who was of no use."""
+    def _candidates(self) -> Iterator[Node]:
+        """Whom to ask, the most useful first: primaries, and handoffs behind them.
+
+        Neither the peer nor who was of no use.
+        """
         expected = {self._own_index, self._target}
         index_at = self._rebuilder.manager.policy.redundancy.archive_index
-        nodes = sorted(
-            self._ring.primaries(self._push.partition),
+        partition = self._push.partition
+        primaries = sorted(
+            self._ring.primaries(partition),
             key=lambda node: index_at(node.index or 0) in expected,
         )
-        for node in nodes:
+        count = self._rebuilder.rule.nodes.of(len(primaries)) - len(primaries)
+        handoffs = islice(self._ring.handoffs(partition), max(0, count))
+        for node in chain(primaries, handoffs):
             if node.id == self._push.node.id:
                 continue
             if self._rebuilder.trusts(self._opened.name, node):
@@ -317,22 +322,17 @@ class _Rebuild:
             self._nodes[index] = node
             self._bodies[index] = response
 
-    def _ask_handoffs(self) -> None:
-        """Look further when the object seems lost; our fragment of it may go then.
+    def _give_up_if_alone(self) -> None:
+        """Move our fragment aside when nobody seems to have enough others.
 
         Raises ObjectQuarantined.
         """
-        rule, sources, opened = self._rebuilder.rule, self._sources, self._opened
+        rule, opened = self._rebuilder.rule, self._opened
         age_s = green.now() - opened.data_timestamp.seconds
-        if not sources.is_solitary(rule.threshold) or age_s <= rule.age_s:
-            return
-        partition = self._push.partition
-        primaries = len(self._ring.primaries(partition))
-        count = max(0, rule.nodes.of(primaries) - primaries)
-        self._gather(islice(self._ring.handoffs(partition), count))
-        if sources.missing and sources.is_solitary(rule.threshold):
+        if age_s > rule.age_s and self._sources.is_solitary(rule.threshold):
             disk = disk_of(self._rebuilder.manager, opened, self._push)
-            raise green.in_thread(disk.quarantine, f"solitary fragment: {sources}")
+            reason = f"solitary fragment: {self._sources}"
+            raise green.in_thread(disk.quarantine, reason)
 
     def _say_impossible(self) -> None:
         opened = self._opened

@@ -25,7 +25,6 @@ from swift.core.errors import (
     PeerError,
     Unavailable,
 )
-from swift.core.objectfiles import FileSet
 from swift.core.policy import StoragePolicy
 from swift.core.reconstruction import (
     Layout,
@@ -37,8 +36,8 @@ from swift.core.reconstruction import (
 from swift.core.redundancy import Redundancy, SuffixHash
 from swift.core.ring.devices import Device, Node
 from swift.core.settings import boolean, integer, natural, option, positive_int, seconds
-from swift.core.sync import confirmed_by_all
 from swift.daemons.fragment_rebuild import BrokenRebuild, Rebuilder, SolitaryRule
+from swift.daemons.fragment_revert import Giving
 from swift.daemons.jobs import Job
 from swift.daemons.partition_daemon import (
     INSUFFICIENT_STORAGE,
@@ -120,7 +119,7 @@ class ReconstructorConfig(PartitionConfig):
     request_node_count: NodeCount = option(
         NodeCount(2, True),
         parse=parse_node_count,
-        doc="Nodes asked before that is believed: `N` or `N * replicas`.",
+        doc="Nodes asked for fragments, handoffs last: `N` or `N * replicas`.",
     )
     disk_chunk_size: int = option(
         65536, parse=positive_int, doc="Bytes read from disk at a time."
@@ -422,95 +421,27 @@ class ObjectReconstructor(PartitionDaemon):
 
     def _revert(self, job: Job, revert: Revert, stats: Stats) -> bool:
         """Give fragments to whom they belong; True when all went. Yields."""
+        giving = Giving(
+            job,
+            revert,
+            sender=self._senders[job.policy.index],
+            stats=stats,
+            complain=self._complain,
+            objects_max=self.config.max_objects_per_revert,
+        )
+        self._count_suffixes_sent(stats, len(revert.suffixes) * len(revert.positions))
         partitions = self._managers[job.policy.index].partitions
-        device, partition = job.device.name, job.partition
         try:
-            with partitions.locked(device, partition, REVERT_LOCK_S):
-                return self._give_back(job, revert, stats)
+            with partitions.locked(job.device.name, job.partition, REVERT_LOCK_S):
+                return giving.run(
+                    objects for _group, objects in self._groups(job, revert.suffixes)
+                )
         except ObjectMissing:
             return True  # another pass, of a daemon that was started twice, was quicker
         except LockTimeout:
             self.log.info("%s: is locked, and left for the next pass", job)
             self.metrics.increment("partition.lock-failure.count")
             return False
-
-    def _give_back(self, job: Job, revert: Revert, stats: Stats) -> bool:
-        primaries = {node.index: node for node in job.ring.primaries(job.partition)}
-        targets = [primaries[position] for position in revert.positions]
-        self._count_suffixes_sent(stats, len(revert.suffixes) * len(targets))
-        failed: set[int] = set()
-        is_whole = True
-        left = self.config.max_objects_per_revert or None
-        for _group, objects in self._groups(job, revert.suffixes):
-            offered = self._of_fragment(job, revert, objects)
-            if left is not None:
-                is_whole = is_whole and len(offered) <= left
-                offered = dict(islice(offered.items(), left))
-                left -= len(offered)
-            confirmed = self._give(job, revert, targets, offered, failed, stats)
-            self._managers[job.policy.index].partitions.give_back(
-                job.device.name,
-                job.partition,
-                confirmed,
-                is_handoff=not job.is_primary,
-            )
-            is_whole = is_whole and len(confirmed) == len(offered)
-        stats.success += len(targets) - len(failed)
-        return is_whole and not failed
-
-    def _of_fragment(
-        self, job: Job, revert: Revert, objects: ObjectNames
-    ) -> dict[str, Sequence[str]]:
-        """Of some objects those that a revert is about, for others are offered too."""
-        redundancy = job.policy.redundancy
-        index = revert.fragment_index
-        found = {}
-        for path_hash, names in objects.items():
-            files = redundancy.choose(names, preferences=(), fragment_index=index)
-            if files.tombstone is not None or (index is not None and files.data):
-                found[path_hash] = names
-        return found
-
-    def _give(
-        self,
-        job: Job,
-        revert: Revert,
-        targets: Sequence[Node],
-        objects: ObjectNames,
-        failed: set[int],
-        stats: Stats,
-    ) -> dict[str, FileSet]:
-        """Push objects to all targets; what each of them has then. Yields.
-
-        failed: device ids that are passed over; those that fail now are added.
-        """
-        confirmed: list[dict[str, FileSet]] = []
-        for node in targets if objects else ():
-            if node.id in failed:
-                continue
-            push = Push(
-                node,
-                job.device.name,
-                job.partition,
-                fragment_index=revert.fragment_index,
-                peer_index=revert.fragment_index,
-                non_durable=revert.fragment_index is not None,
-            )
-            try:
-                confirmed.append(self._senders[job.policy.index].push(push, objects))
-            except (PeerError, FormatError) as error:
-                self._complain(job, node, error)
-                stats.fail(node)
-                failed.add(node.id)
-        if failed:
-            return {}
-        common = confirmed_by_all(confirmed)
-        # Nodes that do not take what is not durable were offered something else.
-        return {
-            path_hash: confirmed[0][path_hash]
-            for path_hash in common
-            if all(each[path_hash] == confirmed[0][path_hash] for each in confirmed)
-        }
 
     # --- what is told -----------------------------------------------------------------
 

@@ -309,15 +309,16 @@ class Partitions:
     ) -> Sequence[FilePart]:
         """The files of one object that may go."""
         data = offered.data
+        is_durable = data is not None and offered.durable_timestamp == data.timestamp
         if (
             data is not None
-            and offered.durable_timestamp != data.timestamp
+            and not is_durable
             and is_awaiting_commit(self._context, directory, data, green.now())
         ):
             return ()
         standing = self._context.policy.redundancy.choose(
             self._listed(path, path_hash),
-            preferences=(),
+            preferences=None if is_durable else (),
             fragment_index=None if data is None else data.fragment_index,
         )
         return given_back(offered, standing, is_handoff=is_handoff)
