@@ -9,7 +9,7 @@ as a whole; one that cannot be read leaves the old ring in place and is logged o
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from swift.core.errors import ConfigError, SwiftError, Unavailable
 from swift.core.hashing import HashSalt
@@ -53,6 +53,7 @@ class RingFile:
         self._seen: tuple[int, int, int] | None = None
         self._check_at = 0.0
         self._refreshing = False
+        self._replication: tuple[Ring, Ring] | None = None
 
     def get(self) -> Ring:
         """The ring. Raises RingUnavailable. Yields only while a new file is read."""
@@ -60,6 +61,13 @@ class RingFile:
         if ring is not None and green.monotonic() < self._check_at:
             return ring
         return self._checked()
+
+    def get_for_replication(self) -> Ring:
+        """The ring with the addresses for replication; as `get` otherwise."""
+        ring = self.get()
+        if self._replication is None or self._replication[0] is not ring:
+            self._replication = (ring, ring.for_replication())
+        return self._replication[1]
 
     @property
     def has_changed(self) -> bool:
@@ -115,7 +123,8 @@ class RingFile:
 class Cluster:
     """One cluster, as seen from `swift_dir`.
 
-    rings: stem of the file name (`account`, `object-1`) → its file.
+    rings: stem of the file name (`account`, `object-1`) → its file. over_replication:
+    nodes have their addresses for replication, which internal traffic goes to.
     """
 
     swift_dir: str
@@ -123,6 +132,7 @@ class Cluster:
     limits: Limits
     policies: StoragePolicies
     rings: dict[str, RingFile] = field(repr=False, compare=False)
+    over_replication: bool = False
 
     @classmethod
     def load(
@@ -156,13 +166,22 @@ class Cluster:
             },
         )
 
+    def on_network(self, *, replication: bool) -> Cluster:
+        """The cluster, with the addresses of its nodes on one of its two networks."""
+        if self.over_replication == replication:
+            return self
+        return replace(self, over_replication=replication)
+
+    def _ring(self, file: RingFile) -> Ring:
+        return file.get_for_replication() if self.over_replication else file.get()
+
     def account_ring(self) -> Ring:
         """The ring of account databases. Raises RingUnavailable."""
-        return self.rings[ACCOUNT_RING].get()
+        return self._ring(self.rings[ACCOUNT_RING])
 
     def container_ring(self) -> Ring:
         """The ring of container databases. Raises RingUnavailable."""
-        return self.rings[CONTAINER_RING].get()
+        return self._ring(self.rings[CONTAINER_RING])
 
     def check_object_rings(self) -> None:
         """Raise ConfigError naming the policy whose ring is not of its size, or has too
@@ -197,7 +216,7 @@ class Cluster:
         file = self.rings.get(name)
         if file is None:
             raise RingUnavailable(name, "no such storage policy")
-        return file.get()
+        return self._ring(file)
 
 
 def _read_salt(values: dict[str, str], source: str) -> HashSalt:

@@ -334,6 +334,10 @@ class FixedRing:
         """The ring."""
         return self.ring
 
+    def get_for_replication(self) -> Ring:
+        """The ring, by the addresses for replication."""
+        return self.ring.for_replication()
+
 
 def make_ring(kind: str, devices: int = 6, replicas: int = 3) -> Ring:
     """A ring over 10.0.0.1, 10.0.0.2, …; primaries of partition p are p, p + 1, …"""
@@ -344,7 +348,7 @@ def make_ring(kind: str, devices: int = 6, replicas: int = 3) -> Ring:
             zone=1 + index,
             ip=f"10.0.0.{index + 1}",
             port=PORTS[kind],
-            replication_ip=f"10.0.0.{index + 1}",
+            replication_ip=f"10.1.0.{index + 1}",
             replication_port=PORTS[kind],
             name=f"d{index + 1}",
             weight=100.0,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from swift.core.errors import FormatError, InvalidInput
@@ -115,6 +115,10 @@ class Device:
             "replication_port": self.replication_port,
             **self.extra,
         }
+
+    def for_replication(self) -> Device:
+        """The device, with its address for replication in the place of the other."""
+        return replace(self, ip=self.replication_ip, port=self.replication_port)
 
     @property
     def tiers(self) -> tuple[Tier, Tier, Tier, Tier]:

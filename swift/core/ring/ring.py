@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterator, Sequence
+from copy import copy
 from hashlib import md5
 from typing import TypeAlias
 
@@ -104,6 +105,19 @@ class Ring:
             if device_id >= len(self.devices) or self.devices[device_id] is None:
                 raise FormatError("ring", f"partitions on unknown device {device_id}")
         return frozenset(assigned)
+
+    def for_replication(self) -> Ring:
+        """This ring, with devices that have their addresses for replication as ip and
+        port; the order of handoffs is the same."""
+        ring = copy(self)
+        ring.devices = tuple(
+            None if device is None else device.for_replication()
+            for device in self.devices
+        )
+        ring._primaries = {}
+        ring._primary_nodes = {}
+        ring._handoff_nodes = {}
+        return ring
 
     @property
     def device_count(self) -> int:

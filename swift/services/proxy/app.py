@@ -184,7 +184,8 @@ class ProxyServer:
         if isinstance(stamp, Response):
             return stamp
         environ[env.BACKEND_PATH] = path
-        return Exchange(self.proxy, environ, name, now=now, timestamp=stamp)
+        proxy = self.proxy.of_request(environ)
+        return Exchange(proxy, environ, name, now=now, timestamp=stamp)
 
     def _is_denied_host(self, environ: Environ) -> bool:
         denied = self.proxy.config.deny_host_headers

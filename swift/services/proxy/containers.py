@@ -407,7 +407,7 @@ def _account_updates(
     """For each replica of a container: which account databases it tells of itself."""
     proxy = exchange.proxy
     replicas = len(ring.primaries(ring.partition(digest_of(proxy, name))))
-    account_ring = proxy.cluster.account_ring()
+    account_ring = proxy.cluster.on_network(replication=False).account_ring()
     partition = account_ring.partition(digest_of(proxy, name.account_name))
     told: list[list[tuple[str, str]]] = [[] for _ in range(replicas)]
     for index, node in enumerate(account_ring.primaries(partition)):

@@ -147,6 +147,7 @@ def fetch_info(
     reaped answers 410.
     """
     now = green.now()
+    proxy = proxy.of_request(environ)
     exchange = Exchange(proxy, environ, name, now=now, timestamp=Timestamp.at(now))
     extra = [(h.X_BACKEND_ALLOW_RESERVED_NAMES, "true")]
     if isinstance(name, ContainerName):

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from random import Random
 from typing import Any
 from urllib.parse import quote as _quote
@@ -62,6 +63,17 @@ class Proxy:
     metrics: Metrics
     rng: Random
     guess_type: Callable[[str], str | None]
+
+    def of_request(self, environ: Environ) -> Proxy:
+        """This proxy, or its twin that asks nodes over the replication network, as the
+        request of an internal client wants it."""
+        if h.true(environ.get(env.HTTP_X_BACKEND_USE_REPLICATION_NETWORK)):
+            return self._over_replication
+        return self
+
+    @cached_property
+    def _over_replication(self) -> Proxy:
+        return replace(self, cluster=self.cluster.on_network(replication=True))
 
     @property
     def config(self) -> ProxyConfig:

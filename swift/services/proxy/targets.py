@@ -22,8 +22,9 @@ from swift.core.quorum import quorum_size
 from swift.core.ring.devices import Node
 from swift.core.shards import Namespace
 from swift.runtime import green
+from swift.runtime.cluster import Cluster
 from swift.services.proxy.databases import digest_of, read_database
-from swift.services.proxy.exchange import Exchange, PairList, quoted
+from swift.services.proxy.exchange import Exchange, PairList, Proxy, quoted
 from swift.services.proxy.listing import read_namespaces
 from swift.services.proxy.shard_cache import ShardCache
 from swift.wire.backends import DRAIN_MAX
@@ -52,7 +53,7 @@ def container_target(
 ) -> Target:
     """The databases that keep the object's row, perhaps of a shard. Yields."""
     proxy = exchange.proxy
-    ring = proxy.cluster.container_ring()
+    ring = _told_cluster(proxy).container_ring()
     container = name.container_name
     path = None
     if info.may_be_sharded:
@@ -64,6 +65,11 @@ def container_target(
                 path = container.quoted[1:]
     partition = ring.partition(digest_of(proxy, container))
     return Target(partition, ring.primaries(partition), info.sharding_state, path)
+
+
+def _told_cluster(proxy: Proxy) -> Cluster:
+    """The cluster as object servers are told of it: they are no internal clients."""
+    return proxy.cluster.on_network(replication=False)
 
 
 def _shard_of(exchange: Exchange, name: ObjectName) -> Namespace | None:
@@ -124,7 +130,7 @@ def queue_target(exchange: Exchange, name: ObjectName) -> tuple[Target, str] | N
         return None
     proxy = exchange.proxy
     container = queue_container(delete_at, name, proxy.cluster.salt)
-    ring = proxy.cluster.container_ring()
+    ring = _told_cluster(proxy).container_ring()
     queue = ContainerName(QUEUE_ACCOUNT, container)
     partition = ring.partition(digest_of(proxy, queue))
     return Target(partition, ring.primaries(partition), ""), container

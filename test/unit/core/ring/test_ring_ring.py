@@ -7,6 +7,7 @@ import gzip
 import json
 import struct
 from array import array
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -208,3 +209,22 @@ def test_a_wrong_checksum_of_version_2_is_refused() -> None:
     raw[at + len(b'"version": ')] = ord("8")
     with pytest.raises(FormatError, match="checksum"):
         read_ring(gzip.compress(bytes(raw)))
+
+
+def test_a_ring_for_replication_differs_in_addresses_only() -> None:
+    devices = [
+        replace(device(number, region=number, ip="10.0.0.1"), replication_ip=address)
+        for number, address in ((1, "10.1.0.1"), (2, "10.1.0.2"), (3, "10.1.0.1"))
+    ]
+    ring = small_ring(
+        devices=[None, *devices], rows=[array("H", [1, 2, 3, 1])], part_power=2
+    )
+
+    other = ring.for_replication()
+
+    for partition in range(4):
+        for node, twin in zip(
+            ring.part_nodes(partition, 2), other.part_nodes(partition, 2), strict=True
+        ):
+            assert (twin.id, twin.index) == (node.id, node.index)
+            assert (twin.ip, twin.port) == (node.replication_ip, node.replication_port)

@@ -495,3 +495,35 @@ def test_headers_of_the_client_reach_databases_only_if_they_belong_there(setup):
     setup.ask("PUT", "/v1/a/c", headers=headers)
     for seen in setup.nodes.of("container"):
         assert not {"X-Auth-Token", "X-Object-Meta-A", "Cookie"} & set(seen.headers)
+
+
+# --- Networks -------------------------------------------------------------------------
+
+
+def test_internal_clients_reach_nodes_over_the_replication_network(setup):
+    setup.container()
+    assert setup.ask("HEAD", "/v1/a/c").status == 204  # known from here on
+    setup.nodes.requests.clear()
+    internal = {h.X_BACKEND_USE_REPLICATION_NETWORK: "true"}
+
+    assert setup.ask("PUT", "/v1/a/c/o", b"x", internal).status == 201
+    setup.cache.delete("container-info/a/c")
+    # The nodes of both networks are apart in this test, so that nothing is found here.
+    setup.ask("GET", "/v1/a/c/o", headers=internal)
+
+    assert setup.nodes.requests
+    for seen in setup.nodes.requests:
+        assert seen.ip.startswith("10.1."), seen
+    for seen in setup.nodes.of("object", "PUT"):
+        assert seen.headers[h.X_BACKEND_USE_REPLICATION_NETWORK] == "true"
+        assert seen.headers[h.X_CONTAINER_HOST].startswith("10.0.")
+
+
+def test_others_do_not(setup):
+    setup.container()
+
+    assert setup.ask("PUT", "/v1/a/c/o", b"x").status == 201
+
+    for seen in setup.nodes.requests:
+        assert seen.ip.startswith("10.0."), seen
+        assert h.X_BACKEND_USE_REPLICATION_NETWORK not in seen.headers
