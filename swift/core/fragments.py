@@ -323,8 +323,18 @@ class FragmentCollector:
 
     @property
     def undecided(self) -> bool:
-        """True when the answers so far allow neither the object nor a refusal."""
-        return self.chosen is None and self.refusal() is None
+        """True when the answers so far allow neither the object nor a refusal.
+
+        Nodes that were left out because they failed lately may have what is needed,
+        unless so many have said that they have nothing that the rest cannot.
+        """
+        if self.chosen is not None:
+            return False
+        said = self.refusal()
+        if said is None or said.status != _MISSING:
+            return True
+        missing = sum(answer.status == _MISSING for answer in self.refusals)
+        return self._deleted_at == ZERO and missing <= self._unique - self._needed
 
     def refusal(self) -> Answer | None:
         """What most of the answers say when nothing was chosen; None: no agreement.

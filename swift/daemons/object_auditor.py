@@ -22,7 +22,7 @@ from typing import Any
 
 from swift.core import expiry
 from swift.core.errors import NotFound, ObjectChanged, ObjectQuarantined, SwiftError
-from swift.core.objectfiles import TOMBSTONE
+from swift.core.objectfiles import FileSet
 from swift.core.settings import (
     auto_or,
     bind,
@@ -400,6 +400,7 @@ class ScanRun:
         with opened:
             if opened.files.unexpected:
                 self._remove_rsync_temporaries(disk, opened.files.unexpected)
+            self._announce_old(location, disk, opened.files)
             self._check(disk, opened)
             self._add_checksums(disk, opened)
         for index in opened.fragments.get(opened.data_timestamp, ())[:-1]:
@@ -415,10 +416,7 @@ class ScanRun:
         except OSError:
             return  # replication moves it aside when it hashes the suffix
         self._remove_rsync_temporaries(disk, names)
-        if self._is_full and self._has_old_tombstone(location, names):
-            self._managers[location.policy.index].invalidate(
-                location.device, location.partition, disk.suffix
-            )
+        self._announce_old(location, disk, location.policy.redundancy.choose(names))
 
     def _add_checksums(self, disk: DiskFile, opened: OpenObject) -> None:
         with opened.handle as fd:
@@ -469,13 +467,18 @@ class ScanRun:
             removed = remove_old(self._fs, paths, green.now() - self._rsync_age_s)
             self._log.debug("%s: %d rsync files removed", disk.directory, removed)
 
-    def _has_old_tombstone(self, location: Location, names: Sequence[str]) -> bool:
-        if not any(name.endswith(TOMBSTONE) for name in names):
-            return False
-        tombstone = location.policy.redundancy.choose(names).tombstone
-        if tombstone is None:
-            return False
-        return green.now() - tombstone.timestamp.seconds > self._reclaim_age_s
+    def _announce_old(self, location: Location, disk: DiskFile, files: FileSet) -> None:
+        """Have replication look again at what has outlived the reclaim age: then it
+        removes it. That is a tombstone, or data whose commit never came.
+        """
+        parts = [*files.reclaimable, *([files.tombstone] if files.tombstone else ())]
+        if not self._is_full or not parts:
+            return
+        oldest = min(part.timestamp.seconds for part in parts)
+        if green.now() - oldest > self._reclaim_age_s:
+            self._managers[location.policy.index].invalidate(
+                location.device, location.partition, disk.suffix
+            )
 
 
 @dataclass(frozen=True)

@@ -304,8 +304,8 @@ class Candidates:
     """
 
     __slots__ = (
-        "_count", "_first", "_handoffs", "_limited", "_limiter", "_now",
-        "_on_handoff", "_used",
+        "_count", "_first", "_handoffs", "_limited", "_limited_max", "_limiter",
+        "_now", "_on_handoff", "_used",
     )  # fmt: skip
 
     def __init__(
@@ -326,6 +326,7 @@ class Candidates:
         self._on_handoff = on_handoff
         self._used = 0
         self._limited: list[Node] = []
+        self._limited_max = count
 
     def __iter__(self) -> Candidates:
         return self
@@ -346,13 +347,16 @@ class Candidates:
                 if self._on_handoff is not None:
                     self._on_handoff(self._used)
                 return node
+            if len(self._limited) < self._limited_max:
+                self._limited.append(node)
         self._count = 0
         raise StopIteration
 
     def last_resort(self) -> list[Node]:
-        """The first nodes that were passed over for their errors; once.
+        """The nodes that were passed over for their errors, `count` at most; once.
 
-        One that failed a minute ago may be well again. It is asked only when the others
+        One that failed a minute ago may be well again, and a handoff may have what was
+        written while primaries were in trouble. They are asked only when the others
         leave the matter open, so that a dead one costs nothing as long as they do not.
         """
         limited, self._limited = self._limited, []

@@ -146,6 +146,15 @@ def test_one_lost_within_a_put_is_not_missed(setup):
     assert_whole(get(setup), BIG)
 
 
+def test_nodes_that_failed_one_after_another_are_asked_again(setup):
+    put(setup)
+    for pair in combinations(setup.primaries(), 2):
+        for ip in pair:
+            setup.nodes.faults[ip] = lambda seen: Response(507)
+        assert_whole(get(setup), BIG)
+        setup.nodes.faults.clear()
+
+
 def test_three_lost_are_too_many(setup):
     put(setup)
     lose(setup, (0, 1, 5))

@@ -7,11 +7,13 @@ import http.client
 import os
 import signal
 from contextlib import suppress
+from itertools import combinations
 
 import pytest
 
 from test.support.client import Client
 from test.support.cluster import Cluster, find, wait_until
+from test.support.passes import run_passes
 
 BODY = os.urandom(2_500_000)
 POLICY = "ec-4-2"
@@ -91,15 +93,37 @@ def test_two_lost_devices_are_worked_around(cluster, client, box):
         assert client.get(f"{box}/o").body == BODY[::-1]
 
 
-def test_a_proxy_killed_before_the_commit_changes_nothing(cluster, client, box):
-    # A proxy that holds nothing against nodes that other tests broke: a fragment on a
-    # handoff would stay there, and nothing of this test moves it.
+def test_any_two_of_the_six_devices_may_be_lost(cluster, client, box):
+    before = set(fragments(cluster))
+    assert client.put(f"{box}/o", BODY).status == 201
+    own = sorted(set(fragments(cluster)) - before)
+    devices = [path.parents[4] for path in own]
+    assert len(devices) == 6
+    for pair in combinations(devices, 2):
+        aside = [device.with_name(f"aside-{device.name}") for device in pair]
+        for device, place in zip(pair, aside, strict=True):
+            device.rename(place)
+        try:
+            assert client.get(f"{box}/o").body == BODY, pair
+            span = client.get(f"{box}/o", {"Range": "bytes=1048570-1048580"})
+            assert (span.status, span.body) == (206, BODY[1_048_570:1_048_581]), pair
+        finally:
+            for device, place in zip(pair, aside, strict=True):
+                place.rename(device)
+
+
+def killed_before_the_commit(cluster, client, path):
+    """The fragments of a PUT of BODY whose proxy is killed while nodes have fragments
+    and wait for the commit; the proxy runs again afterwards.
+
+    It begins with a proxy that holds nothing against nodes that other tests broke: a
+    fragment on a handoff would stay there, and nothing here moves it.
+    """
     cluster.kill("proxy")
     cluster.restart("proxy")
-    assert client.put(f"{box}/o", b"the old one").status == 201
     before = set(fragments(cluster))
     connection = http.client.HTTPConnection(client.host, client.port, timeout=30)
-    connection.putrequest("PUT", f"{box}/o")
+    connection.putrequest("PUT", path)
     for name, value in (
         ("X-Auth-Token", client.token),
         ("Content-Length", str(len(BODY))),
@@ -129,6 +153,14 @@ def test_a_proxy_killed_before_the_commit_changes_nothing(cluster, client, box):
     landed = set(fragments(cluster)) - before
     assert all("#d" not in path.name for path in landed)
     cluster.restart("proxy")
+    return landed
+
+
+def test_a_proxy_killed_before_the_commit_changes_nothing(cluster, client, box):
+    cluster.kill("proxy")
+    cluster.restart("proxy")
+    assert client.put(f"{box}/o", b"the old one").status == 201
+    landed = killed_before_the_commit(cluster, client, f"{box}/o")
     again = Client.authenticated(
         f"{cluster.endpoint}/auth/v1.0", cluster.user, cluster.key
     )
@@ -143,3 +175,26 @@ def test_a_proxy_killed_before_the_commit_changes_nothing(cluster, client, box):
         return not landed & set(fragments(cluster))
 
     wait_until(is_tidy, 30, "commits have cleaned up")
+
+
+def test_what_a_killed_proxy_left_is_cleaned_up_after_a_while(cluster, client, box):
+    landed = killed_before_the_commit(cluster, client, f"{box}/o")
+    assert landed
+    again = Client.authenticated(
+        f"{cluster.endpoint}/auth/v1.0", cluster.user, cluster.key
+    )
+    assert again.get(f"{box}/o").status == 404
+
+    def remaining(commit_window):
+        options = {
+            "object-auditor": {"reclaim_age": "0"},
+            "object-reconstructor": {
+                "reclaim_age": "0",
+                "commit_window": commit_window,
+            },
+        }
+        run_passes(cluster.folder, list(options), options)
+        return landed & set(fragments(cluster))
+
+    assert remaining("3600") == landed, "their commit might still come"
+    wait_until(lambda: not remaining("1"), 60, "they are removed")

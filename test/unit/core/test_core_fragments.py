@@ -250,6 +250,30 @@ def test_the_check_finds_the_header_that_is_wrong(cut):
     assert any(verdicts(broken))
 
 
+@pytest.mark.parametrize(
+    "answers",
+    [
+        pytest.param([fragment(0), fragment(1), fragment(2)], id="one too few"),
+        pytest.param([Answer(507), Answer(503)], id="nodes in trouble"),
+        pytest.param([missing(), missing()], id="it may be with the rest"),
+    ],
+)
+def test_nodes_that_failed_lately_are_not_left_out(answers):
+    assert fed(answers).undecided
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        pytest.param([fragment(number) for number in range(4)], id="enough"),
+        pytest.param([missing() for _ in range(3)], id="the rest cannot have it"),
+        pytest.param([missing(NEW)], id="it is deleted"),
+    ],
+)
+def test_more_nodes_than_it_takes_are_not_asked(answers):
+    assert not fed(answers).undecided
+
+
 def test_which_fragments_suffice_depends_on_the_code():
     assert CODING.suffices({0, 1, 4, 5})
     assert not CODING.suffices({0, 1, 5})

@@ -228,3 +228,17 @@ def test_a_watcher_is_told_of_which_fragment_it_sees(disks, monkeypatch):
     assert metadata["X-Object-Sysmeta-Ec-Scheme"] == CODING.scheme
     assert metadata["X-Object-Sysmeta-Ec-Content-Length"] == str(len(BODY))
     assert metadata["name"] == "/a/c/o"
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["beside an object", "alone"])
+def test_fragments_whose_commit_never_came_are_announced(disks, beside):
+    if beside:
+        put(disks, 1)
+    disk = put(disks, 3, durable=False)
+    invalid = (disks.root / disk.directory).parent.parent / "hashes.invalid"
+    invalid.write_bytes(b"")
+
+    assert scan(disks) == (1, 0, 0)
+    assert invalid.read_text() == "", "it may come yet"
+    assert scan(disks, reclaim_age=0) == (1, 0, 0)
+    assert disk.suffix in invalid.read_text()

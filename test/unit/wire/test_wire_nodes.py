@@ -167,7 +167,7 @@ def test_candidates_skip_limited_nodes_and_stop_at_their_count():
     assert next(candidates, None) is None
 
 
-def test_limited_first_nodes_are_the_last_resort_once():
+def test_limited_nodes_are_the_last_resort_once():
     limiter = ErrorLimiter(60, 0)
     limiter.limit_now(node(2), 0)
     limiter.limit_now(node(4), 0)
@@ -179,5 +179,20 @@ def test_limited_first_nodes_are_the_last_resort_once():
         now=lambda: 1.0,
     )
     assert numbers(candidates) == [1, 5]
-    assert numbers(candidates.last_resort()) == [2]
+    assert numbers(candidates.last_resort()) == [2, 4]
     assert candidates.last_resort() == []
+
+
+def test_the_last_resort_is_no_longer_than_the_search():
+    limiter = ErrorLimiter(60, 0)
+    for number in range(1, 10):
+        limiter.limit_now(node(number), 0)
+    candidates = Candidates(
+        [node(1), node(2)],
+        iter([node(number, handoff=True) for number in range(3, 10)]),
+        count=4,
+        limiter=limiter,
+        now=lambda: 1.0,
+    )
+    assert numbers(candidates) == []
+    assert numbers(candidates.last_resort()) == [1, 2, 3, 4]
