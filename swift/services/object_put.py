@@ -270,7 +270,8 @@ class ObjectPut:
         )
         started = green.monotonic()
         latest = started + self._config.max_upload_time
-        with disk.writer(plan.size) as writer:
+        group = call.environ.get(env.COMMIT_GROUP)
+        with disk.writer(plan.size, group) as writer:
             for chunk in body.chunks():
                 writer.write(chunk)
                 if green.monotonic() > latest:

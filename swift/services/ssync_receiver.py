@@ -57,6 +57,7 @@ from swift.runtime.cluster import Cluster, RingUnavailable
 from swift.runtime.logs import Logger
 from swift.runtime.metrics import Metrics
 from swift.services.node import NodeCall
+from swift.storage.object.commit_group import CommitGroup
 from swift.storage.object.manager import DiskFileManager
 from swift.wire import environ as env
 from swift.wire.environ import Environ
@@ -65,8 +66,8 @@ from swift.wire.request import Response
 OFFERS_PER_LOOK = 256
 """Offers that are held against the disk by one hop to its thread."""
 
-AT_ONCE = 8
-"""Updates of one conversation that are stored at the same time; their syncs overlap."""
+AT_ONCE = 64
+"""Updates of one conversation that are stored at the same time, and synced together."""
 
 SMALL_BODY = 65536
 """Bodies up to this size are read ahead, so that the next update can begin."""
@@ -198,6 +199,7 @@ class _Conversation:
         self._body: Body = call.environ[env.WSGI_INPUT]
         self._lines = LineBuffer()
         self._powers = self._part_powers()
+        self._commits = CommitGroup(manager.devices.fs, AT_ONCE)
         self._successes = 0
         self._failures = 0
 
@@ -482,6 +484,7 @@ class _Conversation:
             call.environ, update.method, wsgi_of_text(path), headers=sent
         )
         environ[env.WSGI_INPUT] = body
+        environ[env.COMMIT_GROUP] = self._commits
         return environ
 
 

@@ -46,6 +46,8 @@ _SYS_OPENAT2 = 437  # the same number on every architecture
 _RESOLVE_CACHED = 0x20
 _AT_FDCWD = -100
 _FALLOC_KEEP_SIZE = 1
+_SYNC_FILE_RANGE_WRITE = 2
+_JOURNALS = "/proc/fs/jbd2"
 
 
 def as_domain_error(error: OSError, device: str) -> DeviceUnavailable:
@@ -61,6 +63,7 @@ class FileSystem:
 
     def __init__(self) -> None:
         self._ordered: dict[int, bool] = {}
+        self._logs: dict[int, bool] = {}
 
     # --- directories --------------------------------------------------------------
 
@@ -139,7 +142,7 @@ class FileSystem:
         finally:
             self.close(fd)
 
-    def write(self, fd: int, chunks: Sequence[bytes]) -> int:
+    def write(self, fd: int, chunks: Sequence[bytes | memoryview]) -> int:
         """Write all bytes of all chunks at the descriptor's position; their number."""
         if len(chunks) > _WRITEV_MAX:
             chunks = [b"".join(chunks)]
@@ -174,6 +177,10 @@ class FileSystem:
     def set_xattr(self, fd: int | str, name: str, value: bytes) -> None:
         """Set an extended attribute of an open file or a path."""
         os.setxattr(fd, name, value)
+
+    def set_time(self, fd: int | str, seconds: float) -> None:
+        """Set when an open file or a path was last changed."""
+        os.utime(fd, (seconds, seconds))
 
     def status(self, path: str | int) -> os.stat_result:
         """What stat says, links followed."""
@@ -254,6 +261,14 @@ class FileSystem:
         finally:
             self.close(fd)
 
+    def start_sync(self, fd: int) -> None:
+        """Have the disk begin to write a file, for a `sync` that comes soon.
+
+        Nothing is promised, and nothing said of errors: that sync finds them.
+        """
+        if _sync_file_range is not None:
+            _sync_file_range(fd, 0, 0, _SYNC_FILE_RANGE_WRITE)
+
     def random_bytes(self, count: int) -> bytes:
         """Unpredictable bytes, for names that must not meet others."""
         return os.urandom(count)
@@ -270,6 +285,18 @@ class FileSystem:
         known = self._ordered.get(device)
         if known is None:
             known = self._ordered[device] = _type_of(device) in _ORDERED_TYPES
+        return known
+
+    def keeps_log(self, fd: int) -> bool:
+        """True when a sync makes all names durable that were made before, anywhere.
+
+        As `orders_names`, but of any names on the file system, not only of those that
+        lead to what is synced: ext4 can be made without its log.
+        """
+        device = os.fstat(fd).st_dev
+        known = self._logs.get(device)
+        if known is None:
+            known = self._logs[device] = _has_log(device)
         return known
 
     def preallocate(self, fd: int, size: int) -> None:
@@ -476,6 +503,20 @@ def _type_of(device: int) -> str:
     return ""
 
 
+def _has_log(device: int) -> bool:
+    """True for XFS, and for ext4 unless it was made without its journal."""
+    kind = _type_of(device)
+    if kind != "ext4":
+        return kind == "xfs"
+    link = f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"
+    try:
+        name = os.path.basename(os.readlink(link))
+        # Its journal is shown as DEVICE-INODE, a slash of the device's name as "!".
+        return any(entry.startswith(f"{name}-") for entry in os.listdir(_JOURNALS))
+    except OSError:
+        return False
+
+
 class _OpenHow(ctypes.Structure):
     _fields_ = (
         ("flags", ctypes.c_uint64),
@@ -518,7 +559,23 @@ def _load_fallocate() -> Any:
     return function
 
 
+def _load_sync_file_range() -> Any:
+    try:
+        function = ctypes.CDLL(None).sync_file_range
+    except (OSError, AttributeError):
+        return None
+    function.restype = ctypes.c_int
+    function.argtypes = (
+        ctypes.c_int,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.c_uint,
+    )
+    return function
+
+
 _cached_open = _load_cached_open()
+_sync_file_range = _load_sync_file_range()
 _fallocate = _load_fallocate()
 _HOW_FILE = ctypes.byref(_OpenHow(os.O_RDONLY | os.O_CLOEXEC, 0, _RESOLVE_CACHED))
 _HOW_DIRECTORY = ctypes.byref(

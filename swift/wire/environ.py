@@ -102,6 +102,10 @@ POLICY_INDEX = "swift.policy_index"
 """What the proxy found out, for the access log."""
 ADDITIONAL_INFO = "swift.additional_info"
 
+# --- Within the object server ---------------------------------------------------------
+COMMIT_GROUP = "swift.object_commit_group"
+"""Commits that a PUT within an SSYNC goes to the disk with."""
+
 # --- Between wire/protocol and the applications --------------------------------------
 CONNECTION_CLOSE = "swift.connection_close"
 """Set by an app: the connection must not be used again after this answer."""

@@ -50,9 +50,11 @@ from swift.runtime import green
 from swift.storage.fs import GONE, FileSystem, Handle, as_domain_error
 from swift.storage.object import durability, hashes
 from swift.storage.object.cleanup import move_aside
+from swift.storage.object.commit import Commit, Place
+from swift.storage.object.commit_group import CommitGroup
 from swift.storage.object.context import DiskContext
 from swift.storage.object.reader import FileSpan, ObjectReader
-from swift.storage.object.writer import Admit, Commit, ObjectWriter, Place
+from swift.storage.object.writer import Admit, ObjectWriter
 
 _UNREADABLE = frozenset((errno.ENODATA, errno.EUCLEAN))
 """Errors of a directory or file that the file system itself finds broken."""
@@ -184,14 +186,17 @@ class DiskFile:
 
     # --- writing ------------------------------------------------------------------
 
-    def writer(self, size: int | None) -> ObjectWriter:
+    def writer(
+        self, size: int | None, group: CommitGroup | None = None
+    ) -> ObjectWriter:
         """A context manager that takes the body of a new object.
 
-        size: bytes that will come, None when unknown. Leaving the block without
+        size: bytes that will come, None when unknown. group: of commits that go to the
+        disk together, None for a commit of its own. Leaving the block without
         `commit` leaves nothing on the disk. Entering raises DiskFull,
         DeviceUnavailable; it yields.
         """
-        return ObjectWriter(self._context, self._place, size)
+        return ObjectWriter(self._context, self._place, size, group)
 
     def make_durable(self, timestamp: Timestamp, fragment_index: int) -> None:
         """Commit a fragment that was stored without; durable on return. Yields.

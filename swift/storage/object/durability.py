@@ -18,8 +18,8 @@ from swift.runtime import green
 from swift.storage.fs import GONE, as_domain_error
 from swift.storage.object import hashes
 from swift.storage.object.cleanup import clean_up
+from swift.storage.object.commit import Place
 from swift.storage.object.context import DiskContext
-from swift.storage.object.writer import Place
 
 
 def make_durable(

@@ -4,19 +4,27 @@
 `hashes.pkl` remembers one digest for each suffix directory; `hashes.invalid` is a log
 of suffixes that changed since. A writer appends to the log before its file becomes
 visible, so a killed process costs a needless recalculation and never a stale digest.
-The log is not synced, as a third sync would cost a write half as much again: a loss of
-power may take its last lines, and then peers that have the write show the difference.
-Both files are touched under the partition's lock only. Everything here blocks.
 
-Format: doc/source/formats/suffix-hashes.md (contract object-on-disk 7).
+Neither file is synced, as a third sync would cost a write half as much again. A loss of
+power may take hashes.pkl, which is made anew then, and lines of the log, which would
+leave a digest stale. So the log's modification time says how long it is: one second
+since 1970 for a byte. File systems that keep a log of names write times to that log in
+order, so the time is durable when the name of the object is; a log that is shorter than
+its time has lost lines, and all of its partition is hashed again. A time of any other
+year was left by a system that does not know of this.
+
+Both files are changed under the partition's lock only. Everything here blocks.
+
+Format: doc/source/formats/suffix-hashes.md (contract object-on-disk 7), decision 0015.
 """
 
 from __future__ import annotations
 
 import errno
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from swift.core import pickles
@@ -38,6 +46,7 @@ and whoever finds it after a crash has the same to write again: it writes over i
 LOCK_FILE = ".lock"
 LOCK_TIMEOUT_S = 10.0
 _SIZE_MAX = 16 * 1024 * 1024
+"""Bytes that either file may have; as a time, a day of July 1970."""
 _RETRIES_MAX = 100
 """Recalculations that may lose against others before one counts all the same."""
 
@@ -49,12 +58,13 @@ _UPDATED = "updated"
 SuffixHashes = dict[str, SuffixHash]
 
 
-def invalidate(fs: FileSystem, partition_path: str, suffix: str) -> None:
-    """Note that a suffix is about to change. Raises LockTimeout, OSError."""
+def invalidate(fs: FileSystem, partition_path: str, *suffixes: str) -> None:
+    """Note that suffixes are about to change. Raises LockTimeout, OSError."""
     with fs.locked(f"{partition_path}/{LOCK_FILE}", LOCK_TIMEOUT_S):
         fd = fs.open_append(f"{partition_path}/{INVALID_FILE}")
         try:
-            fs.write(fd, [f"{suffix}\n".encode("ascii")])
+            fs.write(fd, ["".join(f"{name}\n" for name in suffixes).encode("ascii")])
+            fs.set_time(fd, fs.size(fd))
         finally:
             fs.close(fd)
 
@@ -72,6 +82,11 @@ def suffix_hashes(
     list_directory: look for suffix directories that nothing has announced.
     A partition that does not exist has no hashes. Raises LockTimeout, OSError.
     """
+    recalculate = tuple(filter(is_suffix, recalculate))
+    if not recalculate and not list_directory:
+        remembered = _remembered(context.fs, partition_path)
+        if remembered is not None:
+            return 0, remembered
     for attempt in range(_RETRIES_MAX):
         found = _attempt(
             context,
@@ -86,32 +101,52 @@ def suffix_hashes(
     raise AssertionError("the last attempt does not ask for another")
 
 
+def _remembered(fs: FileSystem, partition_path: str) -> SuffixHashes | None:
+    """All digests, if there is nothing to calculate; None when there may be.
+
+    This is what a pass over an unchanged partition costs, so no lock is taken: the log
+    is looked at first, and whoever empties it has stored its lines before.
+    """
+    try:
+        facts = fs.status(f"{partition_path}/{INVALID_FILE}")
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if error.errno in GONE:
+            return {}
+        raise
+    else:
+        if facts.st_size or _noted_length(facts.st_mtime):
+            return None
+    hashes = _read(fs, partition_path)
+    return _digests(hashes) if all(hashes.values()) else None
+
+
 def _attempt(
     context: DiskContext,
     partition_path: str,
-    recalculate: Iterable[str],
+    recalculate: Sequence[str],
     list_directory: bool,
     is_last: bool,
 ) -> tuple[int, SuffixHashes] | None:
+    """Calculate once; None when another was quicker, so that it counts for nothing."""
     fs = context.fs
     try:
         with fs.locked(f"{partition_path}/{LOCK_FILE}", LOCK_TIMEOUT_S):
-            stored = _consolidated(fs, partition_path)
+            stored = _read(fs, partition_path)
+            log = _read_log(fs, partition_path)
     except OSError as error:
         if error.errno in GONE:
             return 0, {}
         raise
-    hashes = dict(stored)
-    was_valid = bool(hashes.get(_VALID))
-    if not was_valid:
-        hashes = {_VALID: True}
-    if list_directory or not was_valid:
+    is_known = bool(stored.get(_VALID)) and log.is_whole
+    hashes: dict[str, Any] = dict(stored) if is_known else {_VALID: True}
+    if list_directory or not is_known:
         for name in fs.list(partition_path):
             if len(name) == SUFFIX_LENGTH and is_suffix(name):
                 hashes.setdefault(name, None)
-    for suffix in recalculate:
-        if is_suffix(suffix):
-            hashes[suffix] = None
+    for suffix in (*log.suffixes, *recalculate):
+        hashes[suffix] = None
     calculated = 0
     for suffix in [name for name, value in hashes.items() if not value]:
         digest = _hash_suffix(context, f"{partition_path}/{suffix}")
@@ -120,16 +155,45 @@ def _attempt(
         else:
             hashes[suffix] = digest
             calculated += 1
-    if hashes != stored:
+    if hashes != stored or not log.is_empty:
         with fs.locked(f"{partition_path}/{LOCK_FILE}", LOCK_TIMEOUT_S):
-            if _read(fs, partition_path) == stored or is_last:
-                hashes.pop(_UPDATED, None)
-                _write(fs, partition_path, hashes)
-            else:
+            if _read(fs, partition_path) != stored and not is_last:
                 return None
+            _store(fs, partition_path, hashes, log, changed=hashes != stored)
+    return calculated, _digests(hashes)
+
+
+def _digests(hashes: dict[str, Any]) -> SuffixHashes:
+    """What a file holds, but for the words that are no suffixes."""
     hashes.pop(_VALID, None)
     hashes.pop(_UPDATED, None)
-    return calculated, hashes
+    return hashes
+
+
+def _store(
+    fs: FileSystem,
+    partition_path: str,
+    hashes: dict[str, Any],
+    log: _Log,
+    changed: bool,
+) -> None:
+    """Remember digests, and empty the log that they are made from; the lock is held.
+
+    What has been noted meanwhile is remembered as unknown.
+    """
+    now = _read_log(fs, partition_path)
+    late = now.without(log)
+    if changed or late:
+        record = {**hashes, **dict.fromkeys(late)}
+        record.pop(_UPDATED, None)
+        _write(fs, partition_path, {**record, _UPDATED: green.now()})
+    if not now.is_empty:
+        fd = fs.open_write(f"{partition_path}/{INVALID_FILE}")
+        try:
+            fs.truncate(fd, 0)
+            fs.set_time(fd, 0)
+        finally:
+            fs.close(fd)
 
 
 def _hash_suffix(context: DiskContext, suffix_path: str) -> SuffixHash | None:
@@ -169,28 +233,49 @@ def _move_aside(context: DiskContext, path: str, reason: OSError) -> None:
     context.log.error("object %s: quarantined to %s: %s", path, target, reason.strerror)
 
 
-def _consolidated(fs: FileSystem, partition_path: str) -> dict[str, Any]:
-    """The stored hashes after the log has been worked into them; the lock is held."""
-    hashes = _read(fs, partition_path)
-    log_path = f"{partition_path}/{INVALID_FILE}"
+@dataclass(frozen=True, slots=True)
+class _Log:
+    """What hashes.invalid held. is_whole: False when lines of it have been lost."""
+
+    data: bytes = b""
+    is_whole: bool = True
+
+    @property
+    def is_empty(self) -> bool:
+        """True when there is nothing to do, and nothing was lost."""
+        return self.is_whole and not self.data
+
+    @property
+    def suffixes(self) -> list[str]:
+        """Those that have changed; other lines mean nothing."""
+        lines = self.data.decode("ascii", "replace").split("\n")
+        return [line for line in lines if is_suffix(line)]
+
+    def without(self, older: _Log) -> list[str]:
+        """Suffixes noted since `older` was read."""
+        if not self.data.startswith(older.data):
+            return self.suffixes
+        return _Log(self.data[len(older.data) :]).suffixes
+
+
+def _read_log(fs: FileSystem, partition_path: str) -> _Log:
+    path = f"{partition_path}/{INVALID_FILE}"
     try:
-        log = fs.read_file(log_path, _SIZE_MAX)
+        facts = fs.status(path)
+        data = fs.read_file(path, _SIZE_MAX) if facts.st_size else b""
     except FileNotFoundError:
-        return hashes
-    lines = log.decode("ascii", "replace").split("\n")
-    changed = [line for line in lines if is_suffix(line)]
-    if log:
-        if changed and hashes.get(_VALID):
-            for suffix in changed:
-                hashes[suffix] = None
-            _write(fs, partition_path, hashes)
-            hashes = _read(fs, partition_path)
-        fd = fs.open_write(log_path)
-        try:
-            fs.truncate(fd, 0)
-        finally:
-            fs.close(fd)
-    return hashes
+        return _Log()
+    # A block that was not written before the power went reads as zeros.
+    is_whole = (
+        _noted_length(facts.st_mtime) <= facts.st_size <= _SIZE_MAX
+        and b"\0" not in data
+    )
+    return _Log(data, is_whole)
+
+
+def _noted_length(changed_s: float) -> int:
+    """The length of a log that its modification time tells; 0 when it tells none."""
+    return int(changed_s) if changed_s <= _SIZE_MAX else 0
 
 
 def _read(fs: FileSystem, partition_path: str) -> dict[str, Any]:
@@ -212,14 +297,12 @@ def _read(fs: FileSystem, partition_path: str) -> dict[str, Any]:
     return dict(hashes)
 
 
-def _write(fs: FileSystem, partition_path: str, hashes: dict[str, Any]) -> None:
-    record = {**hashes, _UPDATED: green.now()}
+def _write(fs: FileSystem, partition_path: str, record: dict[str, Any]) -> None:
     temporary = f"{partition_path}/{_TEMPORARY_FILE}"
     fd = fs.open_append(temporary)
     try:
         fs.truncate(fd, 0)
         fs.write(fd, [pickle.dumps(record, protocol=2)])
-        fs.sync(fd)
     finally:
         fs.close(fd)
     fs.rename(temporary, f"{partition_path}/{HASHES_FILE}")

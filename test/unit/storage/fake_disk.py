@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import suppress
 from pathlib import Path
 
 from swift.storage.fs import FileSystem
@@ -20,6 +19,7 @@ CHANGES = (
     "write",
     "truncate",
     "set_xattr",
+    "set_time",
     "link_unnamed",
     "link",
     "rename",
@@ -54,6 +54,9 @@ class FakeDisk(FileSystem):
         self.open_fds: set[int] = set()
 
     def orders_names(self, fd):
+        return False
+
+    def keeps_log(self, fd):
         return False
 
     def open_unnamed(self, directory_fd):
@@ -119,14 +122,16 @@ class ForgetfulDisk(FakeDisk):
     """A disk that can lose its power: what was not synced is gone.
 
     A file keeps the bytes and attributes of its last sync, a directory its entries of
-    that moment; everything below `root` at the start counts as synced.
+    that moment; everything below `root` at the start counts as synced. Times are kept
+    as they were set: file systems write them to their log, in order.
     """
 
     def __init__(self, root: Path) -> None:
         super().__init__()
         self.root = root
         self._files: dict[int, tuple[bytes, dict[str, bytes]]] = {}
-        self._directories: dict[int, dict[str, int]] = {}
+        self._directories: dict[int, dict[str, tuple[int, bool]]] = {}
+        self._times: dict[int, float] = {}
         # Numbers of files must not be used again while they are remembered.
         self._held: list[int] = []
         for path in [root, *root.rglob("*")]:
@@ -139,17 +144,22 @@ class ForgetfulDisk(FakeDisk):
 
     sync_data = sync
 
+    def set_time(self, fd, seconds):
+        super().set_time(fd, seconds)
+        self._times[os.fstat(fd).st_ino] = seconds
+
     def _remember(self, fd):
         self._held.append(fd)
         facts = os.fstat(fd)
         if stat.S_ISDIR(facts.st_mode):
             self._directories[facts.st_ino] = {
-                name: os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
-                for name in os.listdir(fd)
+                entry.name: (entry.inode(), entry.is_dir(follow_symlinks=False))
+                for entry in os.scandir(fd)
             }
         else:
             attributes = {name: os.getxattr(fd, name) for name in os.listxattr(fd)}
             self._files[facts.st_ino] = os.pread(fd, facts.st_size, 0), attributes
+            self._times.setdefault(facts.st_ino, facts.st_mtime)
 
     def lose_power(self, target: Path) -> Path:
         """Make in `target` what a restart finds, and return it."""
@@ -161,7 +171,7 @@ class ForgetfulDisk(FakeDisk):
 
     def _rebuild(self, inode, path):
         path.mkdir(parents=True, exist_ok=True)
-        for name, child in self._directories.get(inode, {}).items():
+        for name, (child, is_directory) in self._directories.get(inode, {}).items():
             if child in self._directories:
                 self._rebuild(child, path / name)
             elif child in self._files:
@@ -169,12 +179,13 @@ class ForgetfulDisk(FakeDisk):
                 (path / name).write_bytes(data)
                 for key, value in attributes.items():
                     os.setxattr(path / name, key, value)
-            elif name.endswith((".data", ".meta", ".ts", ".pkl")):
+            elif is_directory:
+                (path / name).mkdir()
+            else:
                 # Named, but its bytes never reached the disk.
                 (path / name).write_bytes(b"")
-            else:
-                with suppress(OSError):
-                    (path / name).mkdir()
+            if child in self._times:
+                os.utime(path / name, (self._times[child], self._times[child]))
 
 
 NO_SPACE = errno.ENOSPC

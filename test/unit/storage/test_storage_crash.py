@@ -112,7 +112,9 @@ def test_lost_power_leaves_old_or_new_and_never_half(tmp_path, write, with_old):
     write(Store(tmp_path / "finished", disk))
     after = state_of(finished)
     # What was acknowledged survives, whatever the kernel kept to itself.
-    assert state_of(Store(disk.lose_power(tmp_path / "restarted"))) == after
+    survivor = Store(disk.lose_power(tmp_path / "restarted"))
+    assert state_of(survivor) == after
+    assert hashes_of(survivor) == hashes_of(finished)
     for step in range(len(disk.steps)):
         root = tmp_path / f"step{step}"
         prepare(root, with_old)
@@ -122,12 +124,18 @@ def test_lost_power_leaves_old_or_new_and_never_half(tmp_path, write, with_old):
             write(Store(root, dying))
         restarted = Store(dying.lose_power(tmp_path / f"restarted{step}"))
         assert state_of(restarted) in (before, after), f"after {disk.steps[:step]}"
+        assert hashes_of(restarted) == hashes_anew(restarted)
         for fd in list(dying.open_fds):
             dying.close(fd)
 
 
 def hashes_of(store):
     return store.manager.suffix_hashes("sda1", "7")
+
+
+def hashes_anew(store):
+    (store.partition() / "hashes.pkl").unlink(missing_ok=True)
+    return hashes_of(store)
 
 
 def test_a_small_put_is_synced_before_it_is_named_and_noted_before(tmp_path):
@@ -143,6 +151,7 @@ def test_a_small_put_is_synced_before_it_is_named_and_noted_before(tmp_path):
         "lock",
         "open_append",
         "write",
+        "set_time",
         "link_unnamed",
         "sync",
         "unlink",

@@ -8,6 +8,7 @@ import pickle
 from hashlib import md5
 
 import pytest
+from fake_disk import FakeDisk
 from object_store import Store, at
 
 from swift.core.headers import Headers
@@ -129,6 +130,81 @@ def test_junk_in_the_log_is_ignored(store):
     (store.partition() / "hashes.invalid").write_bytes(b"xyz\n\xff\n../\n\n")
     assert hashes_of(store) == expected
     assert (store.partition() / "hashes.invalid").read_bytes() == b""
+
+
+def test_the_time_of_the_log_says_how_long_it_is(store):
+    log = store.partition() / "hashes.invalid"
+    store.put(b"x", at(1))
+    assert log.stat().st_mtime == len(store.file().suffix) + 1
+    store.manager.invalidate("sda1", "7", store.file().suffix)
+    assert log.stat().st_mtime == log.stat().st_size == 8
+    hashes_of(store)
+    assert log.stat().st_mtime == log.stat().st_size == 0
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        pytest.param(b"", id="nothing was written back"),
+        pytest.param(b"abc\n", id="the first line was written back"),
+        pytest.param(b"abc\n\0\0\0\0", id="the second line's block was not"),
+    ],
+)
+def test_a_log_that_lost_lines_has_its_partition_hashed_again(store, left):
+    store.put(b"x", at(1))
+    first = hashes_of(store)
+    store.manager.invalidate("sda1", "7", "abc")
+    store.put(b"y", at(2))
+    log = store.partition() / "hashes.invalid"
+    told_s = log.stat().st_mtime
+    log.write_bytes(left)
+    os.utime(log, (told_s, told_s))
+    assert hashes_of(store) != first
+    assert hashes_of(store) == hashes_of(store, *first)
+    assert log.stat().st_mtime == log.stat().st_size == 0
+
+
+def test_a_log_of_another_system_is_taken_for_what_it_holds(store):
+    store.put(b"x", at(1))
+    first = hashes_of(store)
+    path = store.path() / store.names()[0]
+    path.rename(path.with_name(f"{at(2).internal}.data"))
+    log = store.partition() / "hashes.invalid"
+    log.write_bytes(b"abc\n")  # which leaves the present for a time
+    assert hashes_of(store) == first
+    with log.open("ab") as stream:
+        stream.write(f"{store.file().suffix}\n".encode())
+    assert hashes_of(store) != first
+    assert log.read_bytes() == b""
+
+
+def test_what_has_not_changed_is_read_without_a_lock(store):
+    store.put(b"x", at(1))
+    expected = hashes_of(store)
+    disk = FakeDisk()
+    assert hashes_of(Store(store.root, disk)) == expected
+    assert disk.steps == []
+
+
+def test_lines_that_come_during_a_calculation_are_kept(store):
+    store.put(b"x", at(1))
+    suffix = store.file().suffix
+    disk = FakeDisk()
+    busy = Store(store.root, disk)
+    inner = disk.list
+
+    def disturbed(path):
+        if str(path).endswith(suffix):
+            disk.list = inner
+            store.manager.invalidate("sda1", "7", "abc")
+            store.manager.invalidate("sda1", "7", suffix)
+        return inner(path)
+
+    disk.list = disturbed
+    assert set(hashes_of(busy)) == {suffix}
+    assert stored(store)[suffix] is None
+    assert stored(store)["abc"] is None
+    assert store.invalid() == []
 
 
 def test_the_file_is_written_in_protocol_2(store):
