@@ -43,6 +43,16 @@ CODING = ErasureCoding("isa_l_rs_vand", 4, 2, segment_size=SEGMENT)
 DEVICES = 8
 
 
+def service_address(ip: str) -> str:
+    """The address by which tests know a node, from any that the ring has."""
+    return ip.replace("10.1.", "10.0.")
+
+
+def replication_address(ip: str) -> str:
+    """The address by which daemons know a node."""
+    return ip.replace("10.0.", "10.1.")
+
+
 class FragmentNodes(Nodes):
     """Nodes whose object servers are real.
 
@@ -60,8 +70,8 @@ class FragmentNodes(Nodes):
         self._made: list[HttpConnection] = []
 
     def connect(self, ip: str, port: int, timeout_s: float) -> HttpConnection:
-        """As a Connector."""
-        made = super().connect(ip, port, timeout_s)
+        """As a Connector; a node is the same by both of its addresses."""
+        made = super().connect(service_address(ip), port, timeout_s)
         self._made.append(made)
         return made
 
