@@ -197,4 +197,36 @@ def test_what_a_killed_proxy_left_is_cleaned_up_after_a_while(cluster, client, b
         return landed & set(fragments(cluster))
 
     assert remaining("3600") == landed, "their commit might still come"
-    wait_until(lambda: not remaining("1"), 60, "they are removed")
+    wait_until(lambda: not remaining("1"), 120, "they are removed")
+
+
+def test_damaged_fragments_are_found_and_made_again(cluster, client, box):
+    cluster.kill("proxy")
+    cluster.restart("proxy")
+    whole = {}
+    for number in range(3):
+        before = set(fragments(cluster))
+        assert client.put(f"{box}/{number}", BODY).status == 201
+        own = sorted(set(fragments(cluster)) - before, key=lambda path: path.name)
+        victim = own[number]
+        data = whole[victim] = victim.read_bytes()
+        damaged = (
+            data[: len(data) // 2],
+            data[:-1] + bytes([data[-1] ^ 1]),
+            own[5].read_bytes(),
+        )[number]
+        with victim.open("r+b") as stream:
+            stream.write(damaged)
+            stream.truncate(len(damaged))
+
+    run_passes(cluster.folder, ["object-auditor"])
+    assert not any(path.exists() for path in whole), "they are in quarantine"
+
+    def are_back():
+        run_passes(cluster.folder, ["object-reconstructor"])
+        return all(path.exists() for path in whole)
+
+    wait_until(are_back, 120, "the fragments are made again")
+    assert all(path.read_bytes() == data for path, data in whole.items())
+    for number in range(3):
+        assert client.get(f"{box}/{number}").body == BODY
