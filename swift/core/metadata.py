@@ -239,11 +239,6 @@ def _time_of(record: Headers, name: str) -> Timestamp:
     if text is None:
         raise FormatError("object metadata", f"has no {name}")
     try:
-        return _time(text)
+        return Timestamp.parse(text)
     except InvalidInput as error:
         raise FormatError("object metadata", f"bad {name}: {text!r}") from error
-
-
-@lru_cache(maxsize=1024)
-def _time(text: str) -> Timestamp:
-    return Timestamp.parse(text)

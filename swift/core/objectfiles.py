@@ -122,6 +122,14 @@ def _choose_replicated(names: tuple[str, ...]) -> FileSet:
         return FileSet(
             data=only, unexpected=unexpected, durable_timestamp=only.timestamp
         )
+    if parts and all(part.kind == DATA for part in parts):  # one replaces another
+        newest = max(parts, key=_newest_first)
+        return FileSet(
+            data=newest,
+            obsolete=[part for part in parts if part is not newest],
+            unexpected=unexpected,
+            durable_timestamp=newest.timestamp,
+        )
     standing = Standing(parts)
     data = standing.newest(DATA)
     if data is not None:

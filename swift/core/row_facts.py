@@ -43,9 +43,18 @@ def put_facts(
             (X_ETAG, etag),
         ]
     )
-    for prefix in (BACKEND_UPDATE_OVERRIDE, SYSMETA_UPDATE_OVERRIDE):
-        for source in overrides:
-            for name, value in source.items():
-                if name.startswith(prefix):
-                    facts["X-" + name[len(prefix) :]] = value
+    found = [
+        pair
+        for source in overrides
+        for pair in source.items()
+        if pair[0].startswith(_OVERRIDES)
+    ]
+    for prefix in _OVERRIDES:
+        for name, value in found:
+            if name.startswith(prefix):
+                facts["X-" + name[len(prefix) :]] = value
     return facts
+
+
+_OVERRIDES = (BACKEND_UPDATE_OVERRIDE, SYSMETA_UPDATE_OVERRIDE)
+"""The families of overrides, the stronger one last."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 
 from swift.core.errors import InvalidInput
 
@@ -65,16 +66,7 @@ class Timestamp:
 
         Raises TimestampError (an InvalidInput and a ValueError).
         """
-        if _NORMAL.match(text):
-            return cls(int(text[:10] + text[11:]))
-        seconds, separator, offset_hex = text.partition("_")
-        try:
-            value = float(seconds)
-        except ValueError as error:
-            raise TimestampError(f"not a timestamp: {text!r}") from error
-        if separator and offset_hex and not _HEX.match(offset_hex):
-            raise TimestampError(f"bad timestamp offset: {text!r}")
-        return cls.at(value, int(offset_hex, 16) if offset_hex else 0)
+        return _parsed(text)
 
     @classmethod
     def from_iso(cls, text: str) -> Timestamp:
@@ -90,8 +82,7 @@ class Timestamp:
     @property
     def normal(self) -> str:
         """`1402464677.04188`, without the offset."""
-        whole, fraction = divmod(self.raw, UNITS_PER_SECOND)
-        return f"{whole:010d}.{fraction:05d}"
+        return _normal(self.raw)
 
     @property
     def internal(self) -> str:
@@ -147,7 +138,31 @@ class Timestamp:
 
 ZERO = Timestamp(0)
 
+# One time goes through a request again and again: from a header into a record, the name
+# of a file and a row, and back.
 
+
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> Timestamp:
+    if _NORMAL.match(text):
+        return Timestamp(int(text[:10] + text[11:]))
+    seconds, separator, offset_hex = text.partition("_")
+    try:
+        value = float(seconds)
+    except ValueError as error:
+        raise TimestampError(f"not a timestamp: {text!r}") from error
+    if separator and offset_hex and not _HEX.match(offset_hex):
+        raise TimestampError(f"bad timestamp offset: {text!r}")
+    return Timestamp.at(value, int(offset_hex, 16) if offset_hex else 0)
+
+
+@lru_cache(maxsize=1024)
+def _normal(raw: int) -> str:
+    whole, fraction = divmod(raw, UNITS_PER_SECOND)
+    return f"{whole:010d}.{fraction:05d}"
+
+
+@lru_cache(maxsize=1024)
 def http_date(seconds: int) -> str:
     """An RFC 9110 (section 5.6.7) date of whole seconds since 1970."""
     moment = _EPOCH + timedelta(seconds=seconds)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import swift
@@ -223,7 +224,7 @@ class NodeServer:
         """Method → handler, but OPTIONS, which every server answers alike."""
         raise NotImplementedError
 
-    @property
+    @cached_property
     def agent(self) -> str:
         """The User-Agent of this server's own requests."""
         return f"{self.kind}-server {os.getpid()}"

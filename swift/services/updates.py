@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 from urllib.parse import unquote
 
@@ -76,11 +77,17 @@ class Answer:
         return 200 <= self.status < 300
 
 
-def peers_of(hosts: str | None, devices: str | None) -> list[Peer]:
+def peers_of(hosts: str | None, devices: str | None) -> tuple[Peer, ...]:
     """The peers of two comma lists, `ip:port` and device, of equal length.
 
     Raises InvalidInput when the lengths differ or a host does not parse.
     """
+    return _peers_of(hosts, devices)
+
+
+@lru_cache(maxsize=1024)
+def _peers_of(hosts: str | None, devices: str | None) -> tuple[Peer, ...]:
+    # The nodes of a cluster are few.
     host_list = _items(hosts)
     device_list = _items(devices)
     if len(host_list) != len(device_list):
@@ -88,9 +95,7 @@ def peers_of(hosts: str | None, devices: str | None) -> list[Peer]:
             f"different number of hosts ({len(host_list)}) and devices "
             f"({len(device_list)})"
         )
-    return [
-        _peer(host, device) for host, device in zip(host_list, device_list, strict=True)
-    ]
+    return tuple(map(_peer, host_list, device_list))
 
 
 def _items(text: str | None) -> list[str]:
@@ -345,7 +350,7 @@ class ObjectUpdates:
             },
         )
         partition = dict.get(headers, X_DELETE_AT_PARTITION)
-        peers: list[Peer] = []
+        peers: Sequence[Peer] = ()
         try:
             peers = peers_of(hosts, dict.get(headers, X_DELETE_AT_DEVICE))
         except InvalidInput as error:

@@ -339,6 +339,7 @@ class Backends:
 
 
 _READS = ("GET", "HEAD")
+_SILENCE = Answer(NO_ANSWER)
 
 
 class _Race:
@@ -417,7 +418,7 @@ class _Write:
         self._tally = tally
         self._timeout_s = timeout_s
         self._deadline = green.monotonic() + timeout_s
-        self._answers = [Answer(NO_ANSWER) for _ in extras]
+        self._answers = [_SILENCE] * len(extras)
         self._sent: list[_Sent] = []
         self._in_threads = 0
         self._done: green.Queue[tuple[int, Answer]] = green.Queue()
@@ -445,7 +446,7 @@ class _Write:
         ask = self._ask
         node = next(self._candidates, None)
         if node is None:
-            self._done.put((index, Answer(NO_ANSWER)))
+            self._done.put((index, _SILENCE))
             self._in_threads += 1
             return
         pool = self._backends.pool
@@ -495,7 +496,7 @@ class _Write:
         """A node's final answer; None when a thread sees to the replica now. Yields."""
         backends, ask = self._backends, self._ask
         connection, node = sent.connection, sent.node
-        last = Answer(NO_ANSWER)
+        last = _SILENCE
         again: Node | None = None
         try:
             left = max(0.0, self._deadline - green.monotonic())
@@ -520,14 +521,14 @@ class _Write:
 
     def _spawn(self, index: int, node: Node | None, last: Answer | None = None) -> None:
         self._in_threads += 1
-        green.spawn(self._deliver, index, node, last or Answer(NO_ANSWER))
+        green.spawn(self._deliver, index, node, last or _SILENCE)
 
     def _finish(self, sent: _Sent) -> None:
         try:
             answer = self._take(sent)
         except BaseException:
             sent.connection.close()
-            self._done.put((sent.index, Answer(NO_ANSWER)))
+            self._done.put((sent.index, _SILENCE))
             raise
         if answer is not None:
             self._done.put((sent.index, answer))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -37,6 +38,7 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TARGET = re.compile(r"[\x21-\x7e\x80-\xff]+")
 _METHODS = frozenset(("GET", "HEAD", "PUT", "POST", "DELETE"))
 _VERSION = re.compile(r"HTTP/([0-9])\.([0-9])")
+_ALIKE_MAX = 256  # bytes of the header fields of an answer with little to say
 _STATUS_LINE = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9][0-9])(?: ([^\r\n]*))?")
 
 # llhttp is given this line in place of the true one. A status that may have a body of
@@ -158,6 +160,18 @@ def read_header_fields(block: bytes) -> Headers:
 
     Raises BadFraming.
     """
+    if len(block) <= _ALIKE_MAX:
+        return _known_fields(block).copy()
+    return _read_header_fields(block)
+
+
+@lru_cache(maxsize=256)
+def _known_fields(block: bytes) -> Headers:
+    # Until the second of their Date is over, short answers are often alike.
+    return _read_header_fields(block)
+
+
+def _read_header_fields(block: bytes) -> Headers:
     headers = _header_fields.headers = Headers()
     try:
         HttpResponseParser(_header_fields).feed_data(_STAND_IN + block)
@@ -221,6 +235,7 @@ def split_target(target: str) -> tuple[str, str, str, str]:
     return authority, raw, path, query
 
 
+@lru_cache(maxsize=256)
 def split_status_line(line: bytes) -> tuple[int, int, str]:
     """(minor version, status, reason) of an answer's first line. Raises BadFraming."""
     match = _STATUS_LINE.fullmatch(line)
