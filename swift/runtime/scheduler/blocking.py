@@ -39,6 +39,7 @@ class ThreadPool:
         self._size = size
         self._calls: SimpleQueue[Any] = SimpleQueue()
         self._done: deque[tuple[Parking, Any, BaseException | None]] = deque()
+        self._new: list[Any] = []
         self._signalled = False
         self._started = 0
         self._wake_fd = (
@@ -68,12 +69,22 @@ class ThreadPool:
             threading.Thread(
                 target=self._work, name=f"disk-{self._started}", daemon=True
             ).start()
-        self._calls.put((parking, function, args, kwargs))
+        # Handed out when the hub has run all that is ready: a thread that is woken while
+        # this one computes would only wait for the interpreter.
+        if not self._new:
+            hub.ready.append(self._hand_out)
+        self._new.append((parking, function, args, kwargs))
         outcome = park(parking)
         error = outcome[1]
         if error is not None:
             raise error
         return outcome[0]
+
+    def _hand_out(self) -> None:
+        """Let the threads have the calls that have gathered (called by the hub)."""
+        new, self._new = self._new, []
+        for call in new:
+            self._calls.put(call)
 
     def _work(self) -> None:
         get = self._calls.get
