@@ -498,6 +498,9 @@ class CountedInput:
 
     __slots__ = ("_meter", "_read_some", "_source", "count")
 
+    intake = None
+    """What goes past this reader cannot be counted."""
+
     def __init__(self, source: Any, meter: Callable[[int], None] | None) -> None:
         self._source = source
         # Bodies that filters make are plain files.
@@ -509,10 +512,14 @@ class CountedInput:
         return getattr(self._source, name)
 
     def _counted(self, data: bytes) -> bytes:
-        self.count += len(data)
-        if self._meter is not None:
-            self._meter(len(data))
+        self._noted(len(data))
         return data
+
+    def _noted(self, count: int) -> int:
+        self.count += count
+        if self._meter is not None:
+            self._meter(count)
+        return count
 
     def read(self, size: int = -1) -> bytes:
         """As the reader's own. Yields."""
@@ -521,6 +528,10 @@ class CountedInput:
     def read_some(self, size: int = 65536) -> bytes:
         """Up to `size` bytes as they come. Yields."""
         return self._counted(self._read_some(size))
+
+    def splice_into(self, pipe: Any, count: int) -> int:
+        """Bytes into a pipe, as the reader's own. Yields."""
+        return self._noted(self._source.splice_into(pipe, count))
 
     def readline(self, size: int = -1) -> bytes:
         """As the reader's own. Yields."""

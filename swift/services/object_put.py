@@ -63,6 +63,7 @@ from swift.services.node import NodeCall
 from swift.services.updates import ObjectUpdates
 from swift.storage.object.diskfile import DiskFile
 from swift.storage.object.existing import Existing, existing, look
+from swift.storage.object.writer import ObjectWriter
 from swift.wire import environ as env
 from swift.wire.body import RequestBody
 from swift.wire.request import Response
@@ -272,8 +273,7 @@ class ObjectPut:
         latest = started + self._config.max_upload_time
         group = call.environ.get(env.COMMIT_GROUP)
         with disk.writer(plan.size, group) as writer:
-            for chunk in body.chunks():
-                writer.write(chunk)
+            for _ in body.into(writer):
                 if green.monotonic() > latest:
                     raise ClientTimeout("the upload takes too long")
             size = writer.size
@@ -420,6 +420,9 @@ class _Plan:
     def open_body(self, source: RequestBody, chunk_size: int) -> _Body:
         """The body in the form it comes in."""
         if self.boundary is None:
+            is_large = self.size is not None and self.size > LOOK_LATER_MAX
+            if is_large and getattr(source, "intake", None) is not None:
+                return _LargeBody(source, chunk_size)
             return _Body(source, chunk_size)
         return _MimeBody(source, chunk_size, self)
 
@@ -439,6 +442,12 @@ class _Body:
         while chunk := read(size):
             yield chunk
 
+    def into(self, writer: ObjectWriter) -> Iterator[None]:
+        """Hand the object's bytes to the writer step by step. Yields; raises alike."""
+        for chunk in self.chunks():
+            writer.write(chunk)
+            yield
+
     def footers(self) -> Headers:
         """What came behind the object's bytes, which have been read. Yields."""
         return _NO_FOOTERS
@@ -448,6 +457,20 @@ class _Body:
 
 
 _NO_FOOTERS = Headers()
+
+
+class _LargeBody(_Body):
+    """A large body of known length: received, hashed and written by disk threads."""
+
+    def into(self, writer: ObjectWriter) -> Iterator[None]:
+        intake = self._source.intake()
+        if intake is None:
+            yield from super().into(writer)
+            return
+        writer.owns(intake)
+        while intake.wait():
+            writer.take(intake.receive)
+            yield
 
 
 class _MimeBody(_Body):

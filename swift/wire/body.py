@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from swift.core.errors import ClientDisconnect, ClientTimeout
-from swift.wire.channel import RECV_BYTES, Channel
+from swift.wire.channel import BULK_BYTES, RECV_BYTES, Channel
 from swift.wire.framing import (
     CHUNK_LINE_MAX,
     CRLF,
@@ -22,9 +22,14 @@ from swift.wire.framing import (
     chunk_size,
     joined_head,
 )
+from swift.wire.splicing import Pipe
 
 DISCARD_MAX = 65536
 """Unread bytes of a body that are read away to keep a connection."""
+
+
+INTAKE_BYTES = 2 * 1024 * 1024
+"""Bytes that a real thread is worth waking for."""
 
 
 class RequestBody:
@@ -115,6 +120,35 @@ class RequestBody:
             self.finished = True
         return data
 
+    def intake(self) -> Intake | None:
+        """For who receives the rest on a real thread; None if that cannot be done.
+
+        It is his to close; nothing else may read the body meanwhile.
+        """
+        return Intake(self) if self.can_splice else None
+
+    @property
+    def can_splice(self) -> bool:
+        """True when the bytes that are left need not pass through here."""
+        counted = self.content_length is not None and not self._decoded
+        return counted and self._channel.can_splice
+
+    def splice_into(self, pipe: Pipe, count: int) -> int:
+        """Put 1 to `count` bytes into an empty pipe, unseen; how many. Yields.
+
+        Not at the end of the body. Raises OSError for the pipe.
+        """
+        if self.expects_continue:
+            self._send_continue()
+        count = min(count, self._left)
+        if self._buffer:
+            got = pipe.put(self._buffer[:count])
+            self._buffer = self._buffer[got:]
+        else:
+            got = self._splice(pipe, count)
+        self._passed(got)
+        return got
+
     def readline(self, size: int = -1) -> bytes:
         """Up to and with the next LF; at most `size` bytes, the rest at the end."""
         line = self.read_some()
@@ -184,13 +218,35 @@ class RequestBody:
     def _receive(self, size: int) -> bytes:
         try:
             data = self._channel.recv(size, self._timeout_s)
-        except TimeoutError as error:
-            raise self._broken(ClientTimeout("client sends nothing")) from error
-        except OSError as error:
-            raise self._broken(ClientDisconnect(f"body: {error}")) from error
+        except (TimeoutError, OSError) as error:
+            raise self._stopped(error) from error
         if not data:
             raise self._broken(ClientDisconnect("body ended early"))
         return data
+
+    def _splice(self, pipe: Pipe, count: int) -> int:
+        got: int | None = None
+        while got is None:
+            self._await_bytes(min(count, BULK_BYTES))
+            got = pipe.fill(self._channel, count)
+        if not got:
+            raise self._broken(ClientDisconnect("body ended early"))
+        return got
+
+    def _await_bytes(self, count: int) -> None:
+        """Wait for so many bytes, or fewer that nothing follows."""
+        if not self._channel.await_bytes(count, self._timeout_s):
+            raise self._broken(ClientTimeout("client sends nothing"))
+
+    def _passed(self, count: int) -> None:
+        self._left -= count
+        if not self._left:
+            self.finished = True
+
+    def _stopped(self, error: OSError) -> Exception:
+        if isinstance(error, TimeoutError):
+            return self._broken(ClientTimeout("client sends nothing"))
+        return self._broken(ClientDisconnect(f"body: {error}"))
 
     def _read_counted(self, size: int) -> bytes:
         wanted = self._left if size < 0 or size > self._left else size
@@ -328,3 +384,60 @@ class RequestBody:
         except (ClientDisconnect, ClientTimeout):
             return False
         return True
+
+
+class Intake:
+    """Receives a body of known length from real threads, without waiting there.
+
+    It has a descriptor of its own: the connection may be closed meanwhile, and its
+    number would soon name another.
+    """
+
+    def __init__(self, body: RequestBody) -> None:
+        self._body = body
+        self._sock = body._channel.sock.dup()
+        self._sock.setblocking(False)
+
+    def wait(self) -> bool:
+        """Return when there is something to receive; False at the end. Yields.
+
+        Raises ClientDisconnect, ClientTimeout.
+        """
+        body = self._body
+        if body.finished:
+            return False
+        if body.expects_continue:
+            body._send_continue()
+        if not body._buffer:
+            body._await_bytes(min(body._left, INTAKE_BYTES))
+        return True
+
+    def receive(self, room: memoryview) -> int:
+        """Put what has come into `room`; how many bytes, 0 when none or at the end.
+
+        Never waits. Raises ClientDisconnect.
+        """
+        body = self._body
+        room = room[: body._left]
+        if not room:
+            return 0
+        buffer = body._buffer
+        if buffer:
+            count = min(len(buffer), len(room))
+            room[:count] = buffer[:count]
+            body._buffer = buffer[count:]
+        else:
+            try:
+                count = self._sock.recv_into(room)
+            except BlockingIOError:
+                return 0
+            except OSError as error:
+                raise body._stopped(error) from error
+            if not count:
+                raise body._broken(ClientDisconnect("body ended early"))
+        body._passed(count)
+        return count
+
+    def close(self) -> None:
+        """Let go of the descriptor."""
+        self._sock.close()

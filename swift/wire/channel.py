@@ -27,6 +27,9 @@ BODY_BYTES = 262144
 """What one recv of a body that is passed on asks for: fewer, larger steps cost a fifth
 less than steps of 64 KiB, and a slow reader holds no more than one of them."""
 
+BULK_BYTES = 524288
+"""Bytes of a large body that are waited for before they are moved."""
+
 _JOIN_MAX = 32768  # smaller buffers are joined before sending; copying costs less
 _STREAK_MAX = 32  # reads in a row without waiting, before others get their turn
 _WINDOW = 1 << 20  # bytes one sendfile moves at most
@@ -53,6 +56,8 @@ class Channel:
 
         Raises TimeoutError, OSError.
         """
+        if self._low_water > 1:
+            self.read_as_it_comes()
         if self._drained:
             self._drained = False
             self._streak = 0

@@ -386,7 +386,7 @@ class HttpConnection:
         try:
             self.channel.send(data, _SEND_S)
         except (TimeoutError, OSError) as error:
-            raise self._failed(error) from error
+            raise self.failed(error) from error
 
     def send_now(self, data: bytes) -> int:
         """How many bytes of the body the kernel took at once. Raises PeerError.
@@ -398,7 +398,7 @@ class HttpConnection:
         except BlockingIOError:
             return 0
         except OSError as error:
-            raise self._failed(error) from error
+            raise self.failed(error) from error
 
     def send_chunk_now(self, data: bytes) -> bytes:
         """Send bytes as one chunk as far as the kernel takes it at once.
@@ -412,7 +412,7 @@ class HttpConnection:
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            raise self._failed(error) from error
+            raise self.failed(error) from error
         if sent == len(line) + len(data) + len(CRLF):
             return b""
         return b"".join([line, data, CRLF])[sent:]
@@ -430,9 +430,10 @@ class HttpConnection:
         try:
             self.channel.send_parts(parts, _SEND_S)
         except (TimeoutError, OSError) as error:
-            raise self._failed(error) from error
+            raise self.failed(error) from error
 
-    def _failed(self, error: OSError) -> PeerError:
+    def failed(self, error: OSError) -> PeerError:
+        """What an error of its socket means; no other request can follow."""
         self.reusable = False
         if isinstance(error, TimeoutError):
             return PeerTimeout(self.peer, "takes no more bytes")
@@ -528,7 +529,7 @@ class HttpConnection:
             except OSError as error:
                 self._buffer = data
                 self.close()
-                raise self._failed(error) from error
+                raise self.failed(error) from error
             if not more:
                 self._buffer = data
                 self.close()

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
+from typing import Protocol
 
 from swift.core import headers as h
 from swift.core import mime
@@ -25,6 +26,7 @@ from swift.runtime import green
 from swift.wire.backends import Ask, Backends, Pairs
 from swift.wire.client import ClientResponse, HttpConnection
 from swift.wire.nodes import Candidates
+from swift.wire.splicing import TURN, WINDOW_BYTES, Pipe, give_back, take_wide_pipes
 
 QUEUE_MAX = 4
 """Chunks that wait for one node; the same objects wait for the others."""
@@ -126,6 +128,7 @@ class Upload:
         self._timeout_s = timeout_s
         self._results = results
         self._queue: green.Queue[_Item] = green.Queue(QUEUE_MAX)
+        self._pipe: Pipe | None = None  # bytes on their way inside the kernel
         self._thread = green.spawn(self._run)
 
     # --- The sender's side ------------------------------------------------------------
@@ -161,6 +164,52 @@ class Upload:
         if self._framing.is_chunked:
             return self._connection.send_chunk_now(chunk)
         return chunk[self._connection.send_now(chunk) :]
+
+    @property
+    def can_splice(self) -> bool:
+        """True when nothing is put around the bytes, on a plain socket."""
+        return not self._framing.is_chunked and self._connection.channel.can_splice
+
+    def begin_splicing(self, pipe: Pipe) -> None:
+        """Send what `pipe` is given from now on, by `flow` and `settle`."""
+        self._pipe = pipe
+
+    def end_splicing(self) -> None:
+        """Let go of the pipe, and of what is left in it."""
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            give_back(pipe)
+
+    def flow(self, source: Pipe, *, keep: bool) -> Pipe:
+        """Begin to send what `source` holds, after `settle`; the pipe to fill next.
+
+        keep: others want the same bytes; else the two pipes change places.
+        """
+        own = self._pipe
+        assert own is not None, "splicing has begun"
+        if keep:
+            self._guarded(source.copy_to, own)
+        else:
+            self._pipe, source, own = source, own, source
+        if self.is_alive:
+            self._guarded(own.drain, self._connection.channel)
+        return source
+
+    def settle(self) -> bool:
+        """Send what is left of it; False when the node has lost its place. Yields."""
+        pipe = self._pipe
+        if self.is_alive and pipe is not None and pipe.held:
+            self._guarded(pipe.drain_all, self._connection.channel, self._timeout_s)
+        return self.is_alive
+
+    def _guarded(self, send: Callable[..., None], *arguments: object) -> None:
+        """Lose the node when sending fails."""
+        try:
+            send(*arguments)
+        except (TimeoutError, OSError) as error:
+            self._lose(self._connection.failed(error))
+            self._thread.kill()
+            self._connection.close()
 
     def finish(self, footers: Mapping[str, str] | None = None) -> None:
         """End the body. The answer, or that the node is ready, goes to the results."""
@@ -262,6 +311,47 @@ class Upload:
         connection.send_chunk(mime.commit_document(self._framing.boundary))
         connection.end_chunks()
         return None
+
+
+class SplicedSource(Protocol):
+    """A body of known length that pipes can be filled from (`RequestBody`)."""
+
+    def splice_into(self, pipe: Pipe, count: int) -> int:
+        """Put 1 to `count` bytes into an empty pipe; how many. Yields."""
+
+
+def splice_to_all(
+    source: SplicedSource, length: int, uploads: Sequence[Upload], quorum: int
+) -> bool | None:
+    """Pass a body on to all nodes inside the kernel; False when too few are left.
+
+    None when there are no pipes for it: then nothing was taken from the source. Yields.
+    Raises what the source raises.
+    """
+    pipes = take_wide_pipes(len(uploads) + 1)
+    if pipes is None:
+        return None
+    spare = pipes.pop()
+    try:
+        for upload, pipe in zip(uploads, pipes, strict=True):
+            upload.begin_splicing(pipe)
+        left, steps = length, 0
+        while left:
+            left -= source.splice_into(spare, min(left, WINDOW_BYTES))
+            # While the client sent that, nodes had time for what came before.
+            alive = [upload for upload in uploads if upload.settle()]
+            if len(alive) < quorum:
+                return False
+            for upload in alive:
+                spare = upload.flow(spare, keep=upload is not alive[-1])
+            steps += 1
+            if not steps % TURN:
+                green.yield_now()
+        return sum(upload.settle() for upload in uploads) >= quorum
+    finally:
+        give_back(spare)
+        for upload in uploads:
+            upload.end_splicing()
 
 
 @dataclass(slots=True)

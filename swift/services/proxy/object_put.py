@@ -42,7 +42,13 @@ from swift.wire import environ as env
 from swift.wire.backends import Ask
 from swift.wire.nodes import Candidates, near_first
 from swift.wire.request import Response
-from swift.wire.uploads import Connected, Framing, Upload, connect_all
+from swift.wire.uploads import (
+    Connected,
+    Framing,
+    Upload,
+    connect_all,
+    splice_to_all,
+)
 
 DEFAULT_TYPE = "application/octet-stream"
 
@@ -303,7 +309,13 @@ def _put_as_it_comes(
             return early
         if len(connected.uploads) < quorum:
             return settled(best(connected.answers, quorum), method="PUT")
-        size = _pass_on(exchange, encoder, connected, length, quorum)
+        is_met = None
+        if length is not None and redundancy.is_whole:
+            is_met = _splice(exchange, connected, length, quorum)
+        if is_met is None:
+            size = _pass_on(exchange, encoder, connected, length, quorum)
+        else:
+            size = length if is_met else None
         if size is None:
             proxy.log.error(
                 "PUT %s: too few nodes are left", place.path, txn=exchange.trans_id
@@ -356,6 +368,24 @@ def _pass_on(
     if length is not None and total < length:
         raise ClientDisconnect(f"{total} of {length} bytes came")
     return total if _spread(uploads, encoder.finish()) >= quorum else None
+
+
+def _splice(
+    exchange: Exchange, connected: Connected, length: int, quorum: int
+) -> bool | None:
+    """Pass the client's bytes on unseen; False when too few nodes are left. Yields.
+
+    None when that cannot be done, and nothing was.
+    """
+    source: Any = exchange.environ[env.WSGI_INPUT]
+    uploads = connected.uploads
+    if (
+        exchange.proxy.config.splice
+        and getattr(source, "can_splice", False)
+        and all(upload.can_splice for upload in uploads)
+    ):
+        return splice_to_all(source, length, uploads, quorum)
+    return None
 
 
 def _spread(uploads: Sequence[Upload], pieces: Sequence[bytes]) -> int:

@@ -39,6 +39,9 @@ class DiskConfig:
     keep_cache_size: int = option(
         5242880, parse=natural, doc="Objects up to this size stay in the page cache."
     )
+    direct_writes: bool = option(
+        True, parse=boolean, doc="Write larger objects past the page cache."
+    )
     reclaim_age: int = option(
         604800, parse=natural, doc="Seconds after which tombstones are removed."
     )

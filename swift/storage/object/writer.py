@@ -15,12 +15,14 @@ from contextlib import contextmanager
 from functools import partial
 from hashlib import md5
 from types import TracebackType
+from typing import Protocol
 
 from swift.core.headers import CONTENT_LENGTH, ETAG, Headers
 from swift.core.metadata import attributes
 from swift.core.objectfiles import DATA, FilePart
 from swift.core.timestamp import Timestamp
 from swift.runtime import green
+from swift.storage.object.batches import Batch, give_back, take_batch
 from swift.storage.object.commit import Commit, Place
 from swift.storage.object.commit_group import CommitGroup, Order
 from swift.storage.object.context import DiskContext
@@ -32,6 +34,9 @@ which a PUT is a single hop."""
 INLINE_MD5_MAX = 64 * 1024
 """Bytes whose MD5 costs less than asking a disk thread for it."""
 
+TAKE_MAX = 16 * 1024 * 1024
+"""Bytes that a disk thread receives at most before others have their turn."""
+
 _MIB = 1024 * 1024
 
 Admit = Callable[[], Sequence[str] | None]
@@ -40,9 +45,18 @@ the commit. It gives the names that stand in the object's directory, none for on
 is missing, so that the commit need not list them again; None when it does not know."""
 
 
+class Closable(Protocol):
+    """What has to be closed."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
 class ObjectWriter:
     """Takes the body of one object, then makes it durable. A context manager.
 
+    A body comes as chunks (`write`), or is received by the disk thread itself (`take`),
+    which saves large ones most of the hops, and the making of chunks; not both.
     Leaving the block without `commit` leaves nothing behind. Not for two green threads
     at a time. `etag` and `commit` come after the last `write`.
     """
@@ -62,12 +76,20 @@ class ObjectWriter:
         self._expected = size
         self._commit = Commit(context, place)
         self._begun = False
-        self._chunks: list[bytes] = []
+        self._chunks: list[bytes | memoryview] = []
+        self._batch: Batch | None = None
+        self._source: Closable | None = None
         self._chunks_size = 0
         self._digest = md5(usedforsecurity=False)
         self._hashed = 0
         self._flushed = 0
         self._flush_every = context.config.mb_per_sync * _MIB
+        # What is to leave the page cache at once need not go there.
+        self._is_direct = (
+            context.config.direct_writes
+            and size is not None
+            and size > context.config.keep_cache_size
+        )
         # Held by a disk thread while it works on the files; see _give_up.
         self._busy = threading.Lock()
         self._given_up = False
@@ -102,9 +124,22 @@ class ObjectWriter:
         if self._chunks_size >= BATCH_SIZE:
             self._in_thread(self._write_out)
 
+    def owns(self, source: Closable) -> None:
+        """Close `source` at the end, when no disk thread uses it any more."""
+        self._source = source
+
+    def take(self, receive: Callable[[memoryview], int]) -> None:
+        """Append what `receive` gives until it gives nothing, all on a disk thread.
+
+        receive: puts bytes into a buffer without waiting; how many, 0 for none. Yields.
+        Raises what it raises, DiskFull and the like.
+        """
+        self._in_thread(self._take, receive)
+
     @property
     def etag(self) -> str:
-        """MD5 in hex of all bytes written. May yield."""
+        """MD5 in hex of all bytes written, which is the end of them. May yield."""
+        self._close_batch()
         if self.size - self._hashed > INLINE_MD5_MAX:
             self._in_thread(self._hash_all)
         else:
@@ -149,6 +184,11 @@ class ObjectWriter:
         )
         self._begun = False
 
+    def _close_batch(self) -> None:
+        """Treat what the buffer holds as the last chunk."""
+        if self._batch is not None and self._batch.filled and not self._chunks:
+            self._chunks.append(self._batch.content)
+
     # --- on a disk thread -------------------------------------------------------------
 
     def _in_thread(self, function: Callable[..., None], *arguments: object) -> None:
@@ -181,6 +221,12 @@ class ObjectWriter:
         if self._busy.acquire(blocking=False):
             try:
                 self._commit.close()
+                batch, self._batch = self._batch, None
+                if batch is not None:
+                    give_back(batch)
+                source, self._source = self._source, None
+                if source is not None:
+                    source.close()
             finally:
                 self._busy.release()
 
@@ -188,13 +234,36 @@ class ObjectWriter:
         self._commit.begin(self._expected)
         self._begun = True
 
+    def _take(self, receive: Callable[[memoryview], int]) -> None:
+        if self._batch is None:
+            self._batch = take_batch()
+        batch = self._batch
+        until = self.size + TAKE_MAX
+        while self.size < until and not self._given_up:
+            room = batch.room
+            count = receive(room)
+            if not count:
+                break
+            # At once, while the bytes are in the processor's cache.
+            self._digest.update(room[:count])
+            batch.filled += count
+            self.size += count
+            self._hashed = self.size
+            if not batch.room:
+                self._chunks.append(batch.content)
+                self._write_out()
+                batch.filled = 0
+
     def _write_out(self) -> None:
         if not self._begun:
             self._begin()
         self._hash_all()
         chunks, self._chunks = self._chunks, []
         self._chunks_size = 0
-        self._commit.write(chunks)
+        if self._batch is not None and self._is_direct:
+            self._commit.write_batch(self._batch.content)
+        else:
+            self._commit.write(chunks)
         if self.size - self._flushed >= self._flush_every:
             self._commit.flush(self._flushed, self.size - self._flushed)
             self._flushed = self.size

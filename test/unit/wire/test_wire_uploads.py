@@ -3,18 +3,26 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import socket
+
 import pytest
 
 from swift.core import headers as h
 from swift.core import mime
+from swift.core.errors import ClientDisconnect
 from swift.runtime import green
 from swift.runtime.logs import NULL_LOG
 from swift.wire import environ as env
+from swift.wire import splicing
 from swift.wire.backends import Ask, Backends
+from swift.wire.body import RequestBody
+from swift.wire.channel import Channel
 from swift.wire.client import ConnectionPool
 from swift.wire.nodes import Candidates, ErrorLimiter, NodeTimings
 from swift.wire.request import Response
-from swift.wire.uploads import Framing, connect_all
+from swift.wire.uploads import Framing, connect_all, splice_to_all
 from test.support.nodes import Nodes, make_ring
 
 BOUNDARY = "b" * 64
@@ -145,3 +153,130 @@ def test_a_node_that_takes_nothing_loses_its_place(nodes):
     assert answer.status == 503
     for other in connected.uploads[1:]:
         other.abort()
+
+
+# --- Bodies that pass inside the kernel -----------------------------------------------
+
+
+class Keeping(Nodes):
+    """Nodes that keep the bytes; those in `slow` take none until told to go on."""
+
+    def __init__(self, slow=()):
+        super().__init__()
+        self.bodies = {}
+        self.go_on = green.Event()
+        self._slow = slow
+
+    def answer(self, ip, port, environ):
+        source = environ[env.WSGI_INPUT]
+        first = source.read(1)
+        if ip in self._slow:
+            self.go_on.wait(30)
+        self.bodies[ip] = first + source.read()
+        return Response(201, {h.ETAG: '"e"'}, b"")
+
+
+class Client:
+    """A client that sends `parts` over a socket, and the body as a server sees it."""
+
+    def __init__(self, parts, length, buffered=b"", *, pause_s=0.0):
+        ours, theirs = socket.socketpair()
+        self._channel = Channel(theirs)
+        self.body = RequestBody(Channel(ours), buffered, length, 2.0)
+        self._pause_s = pause_s
+        self._thread = green.spawn(self._send, parts)
+
+    def _send(self, parts):
+        for part in parts:
+            self._channel.send(part, 30)
+            green.sleep(self._pause_s)
+        self._channel.end_sending()
+
+    def close(self):
+        self._thread.kill()
+        self._channel.close()
+
+
+def passed_on(nodes, client, length, quorum=2, timeout_s=2.0):
+    """What splice_to_all says, and the nodes' answers."""
+    connected = connect(nodes, Framing(length), timeout_s)
+    assert all(upload.can_splice for upload in connected.uploads)
+    try:
+        met = splice_to_all(client.body, length, connected.uploads, quorum)
+        answers = []
+        if met:
+            for upload in connected.uploads:
+                upload.finish()
+            answers = [connected.results.get(5)[1].status for _ in connected.uploads]
+        return met, sorted(answers)
+    finally:
+        for upload in connected.uploads:
+            upload.abort()
+        client.close()
+
+
+@pytest.mark.parametrize("size", [1, 65_537, 5_000_000])
+@pytest.mark.parametrize("pause_s", [0.0, 0.001])
+def test_all_nodes_get_the_bytes_that_the_kernel_moves(size, pause_s):
+    body = os.urandom(size)
+    parts = [body[at : at + 300_001] for at in range(0, size, 300_001)]
+    nodes = Keeping()
+    client = Client(parts, size, pause_s=pause_s)
+    assert passed_on(nodes, client, size) == (True, [201] * 3)
+    assert list(nodes.bodies.values()) == [body] * 3
+    assert client.body.finished
+
+
+def test_bytes_that_came_with_the_head_are_passed_on_first():
+    body = os.urandom(1_000_000)
+    nodes = Keeping()
+    client = Client([body[700_000:]], len(body), body[:700_000])
+    assert passed_on(nodes, client, len(body)) == (True, [201] * 3)
+    assert list(nodes.bodies.values()) == [body] * 3
+
+
+def test_bytes_of_the_next_request_stay_where_they_are():
+    nodes = Keeping()
+    client = Client([b"x" * 400_000 + b"GET / HTTP/1.1"], 400_000)
+    assert passed_on(nodes, client, 400_000) == (True, [201] * 3)
+    assert list(nodes.bodies.values()) == [b"x" * 400_000] * 3
+
+
+def test_a_slow_node_loses_its_place_and_the_others_have_all():
+    slow = make_ring("object").primaries(0)[0].ip
+    nodes = Keeping({slow})
+    size = 20_000_000
+    client = Client([b"y" * size], size)
+    assert passed_on(nodes, client, size, timeout_s=0.3) == (True, [201, 201, 503])
+    assert slow not in nodes.bodies
+    assert list(nodes.bodies.values()) == [b"y" * size] * 2
+    nodes.go_on.set()
+
+
+def test_too_few_nodes_end_the_body():
+    ring = make_ring("object")
+    nodes = Keeping({node.ip for node in ring.primaries(0)[:2]})
+    client = Client([b"y" * 20_000_000], 20_000_000)
+    assert passed_on(nodes, client, 20_000_000, timeout_s=0.3) == (False, [])
+    nodes.go_on.set()
+
+
+def test_a_client_that_breaks_off_leaves_nothing_behind():
+    nodes = Keeping()
+    before = len(os.listdir("/proc/self/fd"))
+    client = Client([b"z" * 900_000], 1_000_000)
+    with pytest.raises(ClientDisconnect):
+        passed_on(nodes, client, 1_000_000)
+    assert nodes.bodies == {}
+    # No more than the pipes that are kept for the next body.
+    assert len(os.listdir("/proc/self/fd")) - before <= 2 * 4 + 2 * 3 + 2
+
+
+def test_without_pipes_nothing_is_taken(monkeypatch):
+    def narrow(*_arguments):
+        raise PermissionError
+
+    monkeypatch.setattr(fcntl, "fcntl", narrow)
+    monkeypatch.setattr(splicing, "_pipes", [])
+    client = Client([b"z" * 1000], 1000)
+    assert passed_on(Keeping(), client, 1000) == (None, [])
