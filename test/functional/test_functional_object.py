@@ -11,6 +11,8 @@ from urllib.parse import quote
 
 import pytest
 
+from test.support.cluster import LIMIT_S, wait_until
+
 DATA = b"The quick brown fox jumps over the lazy dog"
 ETAG = hashlib.md5(DATA).hexdigest()
 
@@ -259,10 +261,7 @@ def test_a_wrong_etag_stores_nothing(client, container):
 def test_an_object_expires(client, container):
     path = f"{container}/soon"
     assert client.put(path, b"x", {"X-Delete-After": "1"}).status == 201
-    deadline = time.time() + 5
-    while client.get(path).status != 404:
-        assert time.time() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: client.get(path).status == 404, LIMIT_S, "expiry")
     assert client.head(path).status == 404
     assert client.post(path, {"X-Object-Meta-A": "b"}).status == 404
 

@@ -13,7 +13,14 @@ from pathlib import Path
 import pytest
 
 from test.support.client import Client
-from test.support.cluster import ROOT, Cluster, alive, free_port, wait_until
+from test.support.cluster import (
+    ROOT,
+    STORAGE_PORTS,
+    Cluster,
+    alive,
+    free_port,
+    wait_until,
+)
 
 MEMORY_MAX_MB = 400
 
@@ -83,7 +90,7 @@ def test_a_server_that_dies_is_started_again(tmp_path):
         [
             sys.executable,
             str(ROOT / "bin" / "swift-saio"),
-            *("--port", str(port), "--storage-port", str(free_port())),
+            *("--port", str(port), "--storage-port", str(free_port(STORAGE_PORTS))),
             str(folder),
         ],
         stdout=log,

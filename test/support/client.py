@@ -114,7 +114,7 @@ class Client:
         self, data: bytes, *, limit: int = 1 << 20, half_close: bool = True
     ) -> bytes:
         """Send bytes as they are; return all that comes until the server closes."""
-        with socket.create_connection((self.host, self.port), timeout=15) as peer:
+        with socket.create_connection((self.host, self.port), timeout=60) as peer:
             peer.sendall(data)
             if half_close:
                 peer.shutdown(socket.SHUT_WR)

@@ -7,6 +7,7 @@ import glob
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,27 +15,28 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from test.support.ports import free_port
+
 ROOT = Path(__file__).resolve().parents[2]
-START_LIMIT_S = 30.0
+START_LIMIT_S = 90.0
+LIMIT_S = 60.0
+"""The least limit of a wait for something real: a limit is no wait, and machines that
+run tests stall for tens of seconds."""
+STORAGE_PORTS = 60
+"""Ports in a row that swift-saio may use from its storage port on."""
 
 
 def wait_until(condition: Callable[[], object], limit_s: float, what: str) -> None:
-    """Return once `condition()` is true; AssertionError when not within limit_s."""
+    """Return once `condition()` is true; AssertionError when it never is.
+
+    Waits for limit_s, but not less than LIMIT_S.
+    """
+    limit_s = max(limit_s, LIMIT_S)
     end = time.monotonic() + limit_s
     while not condition():
         if time.monotonic() > end:
             raise AssertionError(f"not within {limit_s}s: {what}")
         time.sleep(0.01)
-
-
-def free_port() -> int:
-    """A TCP port of loopback that nothing listens on."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def alive(pid: int) -> bool:
@@ -71,7 +73,7 @@ class Cluster:
                 str(self.port),
                 # Away from other clusters that start at the same moment.
                 "--storage-port",
-                str(free_port()),
+                str(free_port(STORAGE_PORTS)),
                 *self._arguments,
                 str(self.folder),
             ],
@@ -90,7 +92,7 @@ class Cluster:
             return False
         try:
             with urllib.request.urlopen(
-                f"{self.endpoint}/healthcheck", timeout=2
+                f"{self.endpoint}/healthcheck", timeout=LIMIT_S
             ) as got:
                 return bool(got.status == 200)
         except OSError:
@@ -113,10 +115,10 @@ class Cluster:
         if process.poll() is None:
             process.send_signal(how)
         try:
-            process.wait(15)
+            process.wait(LIMIT_S)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(5)
+            process.wait(LIMIT_S)
 
     @property
     def endpoint(self) -> str:
@@ -145,7 +147,7 @@ class Cluster:
             f"{self.endpoint}/auth/v1.0",
             headers={"X-Auth-User": self.user, "X-Auth-Key": self.key},
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=LIMIT_S) as answer:
             return answer.headers["X-Storage-Url"], answer.headers["X-Auth-Token"]
 
     def pid(self, name: str) -> int:
@@ -168,8 +170,8 @@ class Cluster:
         pid = self.pid(name)
         os.kill(pid, signal.SIGKILL)
         if name in self._extra:
-            self._extra.pop(name).wait(10)
-        wait_until(lambda: not alive(pid), 10, f"death of {name}")
+            self._extra.pop(name).wait(LIMIT_S)
+        wait_until(lambda: not alive(pid), LIMIT_S, f"death of {name}")
 
     def restart(self, name: str) -> None:
         """Start one server by its own command, as on a real cluster."""
@@ -230,8 +232,6 @@ def find(folder: Path, pattern: str) -> list[Path]:
 
 def listens(port: int, address: str = "127.0.0.1") -> bool:
     """True when a connection to a TCP port is accepted within a second."""
-    import socket
-
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex((address, port)) == 0

@@ -95,8 +95,8 @@ class Node:
             target,
             sent.items(),
             body,
-            connect_timeout_s=5,
-            response_timeout_s=5,
+            connect_timeout_s=60,
+            response_timeout_s=60,
         )
         content = response.read()
         return response.status, response.headers, content

@@ -50,7 +50,7 @@ class Machine:
 
     def run(self, *words: str) -> int:
         return main(
-            [*words, "--swift-dir", str(self.etc), "-r", str(self.pids), "-k", "5"]
+            [*words, "--swift-dir", str(self.etc), "-r", str(self.pids), "-k", "60"]
         )
 
 

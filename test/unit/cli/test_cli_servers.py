@@ -30,9 +30,9 @@ from swift.runtime import green
 from swift.runtime.cluster import Cluster
 from swift.runtime.config import ServerConfig
 from swift.runtime.logs import NULL_LOG
-from swift.runtime.process import free_port
 from swift.wire.filter import PipelineContext
 from swift.wire.request import Response, WsgiApp
+from test.support.ports import free_port
 
 MODULE = Path(__file__).stem
 LIMIT_S = 60.0
@@ -244,7 +244,7 @@ def running(
     tmp_path: Path, defaults: str, kind: str = "proxy"
 ) -> Iterator[tuple[subprocess.Popen[bytes], int, Callable[[], bytes]]]:
     """A server in a process of its own, ready; its port, and what it tells next."""
-    port = free_port("127.0.0.1")
+    port = free_port()
     path = configured(tmp_path, f"bind_port = {port}\n{defaults}")
     notify = str(tmp_path / "notify")
     paths = [str(Path(__file__).parent), *sys.path]
@@ -332,7 +332,7 @@ def within_the_limit(condition: Callable[[], bool]) -> bool:
 
 
 def test_an_object_server_serves_the_ports_that_its_ring_names(tmp_path: Path) -> None:
-    first, second, third = (free_port("127.0.0.1") for _ in range(3))
+    first, second, third = (free_port() for _ in range(3))
     path = tmp_path / "object.ring.gz"
     path.write_bytes(ring_of(("127.0.0.1", first), ("127.0.0.1", second)))
     defaults = "servers_per_port = 1\nring_check_interval = 0.1"

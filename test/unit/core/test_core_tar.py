@@ -147,14 +147,14 @@ def test_every_truncation_is_noticed_or_ends(form):
 
 
 @given(st.binary(max_size=3000), st.sampled_from(["tar", "tar.gz", "tar.bz2"]))
-@settings(deadline=500, max_examples=100)
+@settings(max_examples=100)
 def test_any_bytes_are_an_archive_or_refused(data, form):
     with contextlib.suppress(FormatError):
         read_all(data, form)
 
 
 @given(st.binary(max_size=20), st.integers(0, 2000))
-@settings(deadline=500, max_examples=100)
+@settings(max_examples=100)
 def test_any_damage_is_survived(noise, at):
     data = archive([("f" * 200, b"x" * 100)], pax={"a": "b"})
     with contextlib.suppress(FormatError):

@@ -500,7 +500,7 @@ def test_a_peer_that_lies_is_counted_and_the_pass_goes_on(nodes, answers, capsys
         part_power=POWER, devices=nodes.devices, rows=nodes.ring.rows
     )
     try:
-        stats = nodes.replicate(first, node_timeout_s=0.5, http_timeout_s=0.5)
+        stats = nodes.replicate(first, node_timeout_s=5.0, http_timeout_s=5.0)
     finally:
         liar.close()
     assert (stats.success, stats.failure) == (1, 1)

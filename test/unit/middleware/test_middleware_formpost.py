@@ -220,13 +220,13 @@ def test_parameters_of_browsers_old_and_new():
 
 
 @given(st.text(alphabet=';="\\ abc\n', max_size=4000))
-@settings(deadline=300, max_examples=100)
+@settings(max_examples=100)
 def test_reading_parameters_takes_no_long_time(value):
     parameters(value)
 
 
 @given(st.binary(max_size=300), st.integers(0, 900))
-@settings(deadline=500, max_examples=100)
+@settings(max_examples=100)
 def test_any_damage_gets_an_answer(noise, at):
     whole = form_body(fields(), (b"data", "n"))
     got = Forms().post(whole[:at] + noise + whole[at:])

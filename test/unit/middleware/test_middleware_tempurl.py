@@ -305,7 +305,7 @@ def test_expiry_is_read_in_both_forms():
 
 
 @given(st.text(max_size=80), st.text(max_size=40), st.text(max_size=40))
-@settings(deadline=500, max_examples=150)
+@settings(max_examples=150)
 def test_any_query_gets_an_answer(signature, expires, other):
     bench = Urls()
     query = (

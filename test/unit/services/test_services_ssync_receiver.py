@@ -14,6 +14,8 @@ from swift.core.timestamp import Timestamp
 from swift.runtime import green
 from test.support.node import DEVICE, LOCALHOST, Node, stamp
 
+LIMIT_S = 60.0
+
 NAME = ObjectName("a", "c", "o")
 PARTITION = "7"
 START = b":MISSING_CHECK: START\r\n:MISSING_CHECK: END\r\n:UPDATES: START\r\n"
@@ -56,20 +58,20 @@ class Conversation:
     def end(self):
         self._sock.sendall(b"0\r\n\r\n")
 
-    def hear(self, text):
-        """Read until the answer has the text, or its end."""
-        while text not in self.answer:
-            assert green.wait_readable(self._sock, 5), self.answer
+    def hear(self, *texts):
+        """Read until the answer has one of the texts, or its end."""
+        while not any(text in self.answer for text in texts):
+            assert green.wait_readable(self._sock, LIMIT_S), self.answer
             data = self._sock.recv(65536)
             if not data:
                 break
             self.answer += data
-        assert text in self.answer, self.answer
+        assert any(text in self.answer for text in texts), self.answer
         return self.answer
 
     def is_closed(self):
         while True:
-            assert green.wait_readable(self._sock, 5)
+            assert green.wait_readable(self._sock, LIMIT_S)
             try:
                 if not self._sock.recv(65536):
                     return True
@@ -228,11 +230,14 @@ def test_one_conversation_a_partition(node):
         with Conversation(node) as second:
             second.say(b":MISSING_CHECK: START\r\n")
             second.hear(b":ERROR: 0 ")
-    # The lock goes with its conversation.
-    green.sleep(0.1)
-    with Conversation(node) as third:
-        third.say(START + b":UPDATES: END\r\n")
-        third.hear(b":UPDATES: END\r\n")
+    # The lock goes with its conversation, once the server has seen that end.
+    deadline = green.monotonic() + LIMIT_S
+    answer = b""
+    while b":UPDATES: END" not in answer:
+        assert green.monotonic() < deadline, answer
+        with Conversation(node) as third:
+            third.say(START + b":UPDATES: END\r\n")
+            answer = third.hear(b":UPDATES: END", b":ERROR:")
 
 
 @pytest.mark.parametrize(

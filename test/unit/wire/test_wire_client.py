@@ -128,7 +128,7 @@ def after(answer):
     return script
 
 
-def ask(pool, peer, method="GET", body=b"", headers=(), timeout_s=5.0):
+def ask(pool, peer, method="GET", body=b"", headers=(), timeout_s=60.0):
     return pool.request(
         "127.0.0.1",
         peer.port,
@@ -136,7 +136,7 @@ def ask(pool, peer, method="GET", body=b"", headers=(), timeout_s=5.0):
         "/x",
         headers,
         body,
-        connect_timeout_s=5.0,
+        connect_timeout_s=60.0,
         response_timeout_s=timeout_s,
     )
 
@@ -357,8 +357,8 @@ def test_a_host_name_is_resolved():
             "GET",
             "/",
             [],
-            connect_timeout_s=5,
-            response_timeout_s=5,
+            connect_timeout_s=60,
+            response_timeout_s=60,
         )
         assert response.read() == b"ok"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from swift.runtime import green
-from swift.runtime.process import free_port
+from test.support.ports import free_port
 
 ROOT = Path(__file__).parents[3]
 LIMIT_S = 60.0
@@ -67,7 +67,7 @@ class Service:
     """A master process, and what it says to systemd."""
 
     def __init__(self, tmp_path, workers):
-        self.port = free_port("127.0.0.1")
+        self.port = free_port()
         self.flag = tmp_path / "flag"
         self.notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notices.bind(str(tmp_path / "notify"))

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 from hashlib import md5
 
@@ -22,12 +21,9 @@ from swift.wire.memcache import (
     hashed,
     split_server,
 )
+from test.support.ports import free_port
 
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+LIMIT_S = 60.0
 
 
 class Server:
@@ -39,7 +35,8 @@ class Server:
     def start(self) -> None:
         command = ["memcached", "-p", str(self.port), "-l", "127.0.0.1", "-U", "0"]
         self.process = subprocess.Popen([*command, "-u", "root", "-m", "8"])
-        for _ in range(400):
+        deadline = green.monotonic() + LIMIT_S
+        while green.monotonic() < deadline:
             try:
                 open_channel("127.0.0.1", self.port, 0.2).close()
             except PeerError:

@@ -83,9 +83,9 @@ class Client:
             try:
                 view = view[self.sock.send(view) :]
             except BlockingIOError:
-                assert green.wait_writable(self.sock, 5)
+                assert green.wait_writable(self.sock, 60)
 
-    def recv(self, timeout_s=5.0):
+    def recv(self, timeout_s=60.0):
         while True:
             try:
                 return self.sock.recv(65536)
@@ -950,7 +950,7 @@ def test_a_slow_reader_holds_the_app_back_and_leaving_closes_the_body():
             green.sleep(0.05)
         assert body.given * 65536 < 16_000_000
         client.sock.close()
-        body.closed.wait(5)
+        body.closed.wait(60)
 
 
 def test_a_reader_that_stops_reading_is_given_up():
@@ -959,7 +959,7 @@ def test_a_reader_that_stops_reading_is_given_up():
     with Served(app, client_timeout_s=0.1) as served:
         client = served.connect(receive_buffer=4096)
         client.send(b"GET / HTTP/1.1\r\n\r\n")
-        body.closed.wait(5)
+        body.closed.wait(60)
 
 
 class FileBody:
