@@ -35,6 +35,7 @@ MISSING_END = b":MISSING_CHECK: END"
 UPDATES_START = b":UPDATES: START"
 UPDATES_END = b":UPDATES: END"
 ERROR_PREFIX = b":ERROR: "
+BUSY_PREFIX = ERROR_PREFIX + b"503 "
 
 LINE_MAX = 65536
 """Bytes of one line; an update's header line is the longest that there is."""

@@ -49,7 +49,7 @@ from swift.daemons.partition_daemon import (
 )
 from swift.daemons.reconstruction_stats import PER_DISK, aggregated, recon_entry
 from swift.daemons.replication_stats import Stats
-from swift.daemons.ssync_sender import Push, Source
+from swift.daemons.ssync_sender import Busy, Push, Source
 from swift.runtime import green
 from swift.runtime.daemon import Frame, Scope, Tally
 from swift.runtime.process import choose_fragment_checksum
@@ -64,7 +64,11 @@ from swift.wire.direct import DirectClient
 from swift.wire.nodes import NodeCount, parse_node_count
 
 PUSHES_MAX = 8
-"""Conversations about the same objects in one job, when sources fail half-way."""
+"""Conversations about the same objects in one job, when sources fail half-way or the
+peer is busy."""
+
+BUSY_S = 2.0
+"""The longest time to leave a busy peer alone before it is asked again."""
 
 
 def _at_least_minus_one(text: str) -> int:
@@ -405,7 +409,8 @@ class ObjectReconstructor(PartitionDaemon):
     def _push_patiently(self, job: Job, push: Push, objects: ObjectNames) -> None:
         """Push objects, anew when one could not be completed. Yields.
 
-        A source that failed is not used again, so the next try gets further.
+        A source that failed is not used again, so the next try gets further; a peer
+        that is filled by several of us at once is so for a short time only.
         """
         sender = self._senders[job.policy.index]
         for _ in range(PUSHES_MAX - 1):
@@ -413,6 +418,8 @@ class ObjectReconstructor(PartitionDaemon):
                 sender.push(push, objects)
             except BrokenRebuild as error:
                 self.log.info("%s: %s; once more", job, error)
+            except Busy:
+                green.sleep(self._rng.uniform(0, BUSY_S))
             else:
                 return
         sender.push(push, objects)

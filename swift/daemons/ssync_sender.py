@@ -156,6 +156,10 @@ class Refused(PeerError):
         self.status = status
 
 
+class Busy(PeerError):
+    """A peer that holds as many conversations as it may."""
+
+
 class _Conversation:
     """One SSYNC that a peer has accepted."""
 
@@ -242,7 +246,10 @@ class _Conversation:
             elif line.strip():
                 line = line.strip()
                 if line.startswith(ssync.ERROR_PREFIX):
-                    raise ProtocolError(line[:ERROR_MAX].decode("utf-8", "replace"))
+                    told = line[:ERROR_MAX].decode("utf-8", "replace")
+                    if line.startswith(ssync.BUSY_PREFIX):
+                        raise Busy(self._connection.peer, told)
+                    raise ProtocolError(told)
                 return line
 
     def _expect(self, expected: bytes) -> None:

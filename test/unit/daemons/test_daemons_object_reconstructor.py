@@ -14,6 +14,8 @@ import pytest
 
 from swift.core.erasure import ErasureCoding
 from swift.core.headers import Headers
+from swift.runtime import green
+from swift.runtime.daemon import Scope, run_pass
 from swift.wire.request import Response
 from test.support.fragments import CODING, SEGMENT
 from test.support.reconstruct import ADDRESSES, ReconstructSetup
@@ -311,6 +313,21 @@ def test_a_peer_that_answers_nonsense_costs_nobody_else(setup):
     assert setup.archives() == before
 
 
+def test_a_busy_peer_is_asked_again(setup):
+    put(setup)
+    before = setup.archives()
+    lose(setup, 1)
+    receiver = setup.nodes.server(setup.primaries()[1])._receiver
+    free, receiver._free = receiver._free, 0
+    daemon = setup.reconstructor(setup.primaries()[0])
+    thread = green.spawn(run_pass, daemon, Scope(once=True))
+    while not any(seen.method == "SSYNC" for seen in setup.nodes.requests):
+        green.sleep(0.01)
+    receiver._free = free
+    thread.wait(60)
+    assert setup.archives() == before
+
+
 # --- Giving back ----------------------------------------------------------------------
 
 
@@ -487,3 +504,83 @@ def test_handoffs_only_rebuilds_nothing(setup):
     lost = setup.primaries()[2]
     assert setup.archives() == {k: v for k, v in before.items() if k != lost}
     assert any("no handoffs remain" in line for line in setup.lines())
+
+
+# --- Passes ---------------------------------------------------------------------------
+
+
+def test_what_is_no_partition_is_removed(setup):
+    put(setup)
+    ip = setup.primaries()[0]
+    objects = setup.nodes.device(ip) / "objects"
+    (objects / "junk").write_text("x")
+    (objects / "empty").mkdir()
+    (objects / "auditor_status_ALL.json").write_text("{}")
+    (objects / "12").write_text("a file in the place of a partition")
+    setup.reconstruct(ip)
+    left = sorted(path.name for path in objects.iterdir())
+    assert left == ["7", "auditor_status_ALL.json"]
+
+
+def test_a_fragment_index_of_another_code_is_left(setup):
+    put(setup)
+    ip = setup.primaries()[0]
+    log = setup.nodes.device(ip) / "objects" / "7" / "hashes.pkl"
+    setup.reconstruct(ip)
+    hashes = pickle.loads(log.read_bytes())
+    suffix = next(key for key in hashes if len(key) == 3)
+    hashes[suffix][9] = "0" * 32
+    log.write_bytes(pickle.dumps(hashes, protocol=2))
+    before = setup.archives()
+    setup.reconstruct(ip)
+    assert setup.archives() == before
+    assert any("there is no fragment 9" in line for line in setup.lines())
+
+
+def test_a_changed_ring_ends_the_policys_pass(setup, monkeypatch):
+    put(setup)
+    before = setup.archives()
+    lose(setup, 1)
+    ring = setup.cluster.rings["object"]
+    monkeypatch.setattr(ring, "has_changed", True)
+    setup.reconstruct(ring_check_interval_s=0.0)
+    assert setup.archives() != before
+    assert any("has changed" in line for line in setup.lines())
+    monkeypatch.setattr(ring, "has_changed", False)
+    setup.reconstruct(ring_check_interval_s=0.0)
+    assert setup.archives() == before
+
+
+def test_a_partition_that_takes_for_ever_is_given_up(setup, monkeypatch):
+    put(setup)
+    daemon = setup.reconstructor(setup.primaries()[0], lockup_timeout_s=0.2)
+    monkeypatch.setattr(daemon, "_reconstruct", lambda job, stats: green.sleep(600))
+    began = green.monotonic()
+    run_pass(daemon, Scope(once=True))
+    assert green.monotonic() - began < 60
+    assert any("failed" in line for line in setup.lines())
+    assert daemon._totals().failure == 5
+
+
+def test_a_pass_over_everything_is_told_to_recon(setup):
+    put(setup)
+    ip = setup.primaries()[0]
+    daemon = setup.reconstructor(ip)
+    run_pass(daemon, Scope(once=True, partitions=(7,)))
+    assert not (setup.root / "object.recon").exists()
+    run_pass(daemon, Scope(once=True))
+    told = json.loads((setup.root / "object.recon").read_text())
+    assert sorted(told) == ["object_reconstruction_last", "object_reconstruction_time"]
+
+
+def test_workers_tell_recon_of_their_devices_and_all_of_them_together(setup):
+    ip = setup.primaries()[0]
+    daemon = setup.reconstructor(ip, reconstructor_workers=4)
+    [share] = daemon.shares(Scope(once=True))
+    assert share.devices == (setup.nodes.device(ip).name,)
+    run_pass(daemon, share)
+    told = json.loads((setup.root / "object.recon").read_text())
+    [(name, facts)] = told["object_reconstruction_per_disk"].items()
+    assert name == share.devices[0]
+    assert facts["pid"] == os.getpid()
+    assert told["object_reconstruction_last"] == facts["object_reconstruction_last"]
