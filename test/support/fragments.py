@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from hashlib import md5
 from pathlib import Path
 from typing import Any
 
 from swift.core import headers as h
 from swift.core.erasure import ErasureCoding
+from swift.core.headers import Headers
 from swift.core.names import Limits
 from swift.core.policy import StoragePolicies, StoragePolicy
 from swift.core.settings import Reserve
@@ -41,6 +43,10 @@ from test.support.nodes import (
 SEGMENT = 65536
 CODING = ErasureCoding("isa_l_rs_vand", 4, 2, segment_size=SEGMENT)
 DEVICES = 8
+
+OBJECT = "/v1/a/c/o"
+BIG = os.urandom(3 * SEGMENT + 1000)
+SMALL = b"a small body"
 
 
 def service_address(ip: str) -> str:
@@ -191,3 +197,26 @@ class FragmentSetup(Setup):
         ring = self.cluster.object_ring(0)
         partition = ring.partition(self.cluster.salt.digest_of_path(path))
         return [node.ip for node in ring.primaries(partition)]
+
+
+# --- What tests ask of it -------------------------------------------------------------
+
+
+def put(setup: FragmentSetup, body: bytes = BIG, **headers: str) -> Response:
+    """PUT the object."""
+    given = Headers(**{"Content-Type": "x/y", **headers})
+    return setup.ask("PUT", OBJECT, body, given)
+
+
+def get(setup: FragmentSetup, **headers: str) -> Response:
+    """GET the object, the whole body read."""
+    return setup.ask("GET", OBJECT, headers=Headers(**headers))
+
+
+def assert_whole(answer: Response, body: bytes) -> None:
+    """Hold an answer against the object that it should bring."""
+    assert answer.status == 200
+    assert answer.body == body
+    assert answer.headers[h.CONTENT_LENGTH] == str(len(body))
+    assert answer.headers[h.ETAG] == md5(body).hexdigest()
+    assert not any("-Ec-" in name for name in answer.headers)
