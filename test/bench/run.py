@@ -33,6 +33,8 @@ from test.support.cluster import ROOT, Cluster, free_port, wait_until
 TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
 SMALL = 4096
 LARGE = 100 * 1024 * 1024
+WORKS = "GET,HEAD,PUT,DELETE"
+REPLICAS = 3
 NAMES = 10_000
 
 
@@ -60,14 +62,15 @@ def cpu_seconds(pids: list[int]) -> float:
     return total * TICK_S
 
 
-def compiled(folder: Path) -> Path:
-    """The load generator, built with the C compiler at hand."""
-    program = folder / "load"
-    source = ROOT / "test" / "bench" / "load.c"
+def compiled(folder: Path, name: str = "load") -> Path:
+    """A program of this directory, built with the C compiler at hand."""
+    program = folder / name
+    source = ROOT / "test" / "bench" / f"{name}.c"
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         raise SystemExit("make bench needs a C compiler: apt-get install gcc libc6-dev")
-    subprocess.run([compiler, "-O2", "-o", str(program), str(source)], check=True)
+    options = ["-O2", "-pthread", "-o", str(program)]
+    subprocess.run([compiler, *options, str(source)], check=True)
     return program
 
 
@@ -168,16 +171,32 @@ class Bench:
         )
         return row
 
-    def small_objects(self, levels: list[int]) -> None:
-        """PUT, GET, HEAD and DELETE of 4 KiB."""
+    def floor(self) -> None:
+        """What the system calls of a PUT cost by themselves, on three replicas."""
+        command = [compiled(self.folder, "commit"), self.folder / "floor", 16, 512, 4]
+        done = subprocess.run(
+            [str(part) for part in command], capture_output=True, text=True, check=True
+        )
+        found = json.loads(done.stdout)
+        cpu_ms = REPLICAS * found["cpu_ms"]
+        print(
+            f"{REPLICAS} commits without a server: {cpu_ms:.3f} ms, "
+            f"{cpu_ms / self.h_ms:.2f} H, {REPLICAS * found['switches']:.0f} switches"
+        )
+
+    def small_objects(self, levels: list[int], works: list[str]) -> None:
+        """PUT, GET, HEAD and DELETE of 4 KiB, as far as they are among `works`."""
         url, token = self.cluster.token()
         base = urlsplit(url).path + "/bench"
         call(url + "/bench", "PUT", token)
         fill(url + "/bench", token, 512)
         for level in levels:
             for method, size in (("GET", 0), ("HEAD", 0), ("PUT", SMALL)):
-                load = Load(method, f"{base}/o%d", token, 512, size)
-                self.measure(f"{method} 4 KiB", level, load)
+                if method in works:
+                    load = Load(method, f"{base}/o%d", token, 512, size)
+                    self.measure(f"{method} 4 KiB", level, load)
+            if "DELETE" not in works:
+                continue
             new = Load("PUT", f"{base}/d{level}-%d", token, 1_000_000, SMALL)
             made = self.measure("PUT, new names", level, new)
             gone = Load("DELETE", f"{base}/d{level}-%d", token, made.requests)
@@ -288,10 +307,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each run")
     parser.add_argument("--levels", default="1,8,64", help="numbers of connections")
+    parser.add_argument(
+        "--works", default=WORKS, help="on small objects; DELETE makes new names first"
+    )
     parser.add_argument("--json", help="also write the rows to this file")
     parser.add_argument("--keep", help="work in this folder and keep it")
     parser.add_argument(
-        "--only", choices=["small", "listing", "large"], action="append"
+        "--only", choices=["floor", "small", "listing", "large"], action="append"
     )
     arguments = parser.parse_args()
     folder = Path(arguments.keep or tempfile.mkdtemp(prefix="swift-bench-"))
@@ -299,8 +321,10 @@ def main() -> int:
     bench = Bench(folder, arguments.seconds)
     print(machine())
     parts: dict[str, Callable[[], None]] = {
+        "floor": bench.floor,
         "small": lambda: bench.small_objects(
-            [int(level) for level in arguments.levels.split(",")]
+            [int(level) for level in arguments.levels.split(",")],
+            arguments.works.split(","),
         ),
         "listing": bench.listing,
         "large": bench.large_objects,
