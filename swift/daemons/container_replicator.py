@@ -207,7 +207,8 @@ class ContainerReplicator(DatabaseReplicator):
             point = rows[-1]["ROWID"]
         succeeded = sum(push.succeeded for push in pushes)
         if succeeded >= majority_size(len(pushes)):
-            green.in_thread(broker.update_reconciler_point, last)
+            policy = stat.storage_policy_index
+            green.in_thread(broker.update_reconciler_point, last, policy)
 
     def _enqueue(self, root_path: str, rows: Sequence[dict[str, Any]]) -> None:
         by_container: dict[str, list[ObjectRow]] = {}

@@ -483,7 +483,11 @@ class ContainerBroker(Broker[ObjectRow]):
     # --- Policy, reports --------------------------------------------------------------
 
     def set_policy(self, policy_index: int, timestamp: str) -> None:
-        """Change the policy; rows keep theirs and are moved by the reconciler."""
+        """Change the policy; rows keep theirs and are moved by the reconciler.
+
+        All rows are to be looked at for it again, as those that it knows were compared
+        with the policy before.
+        """
         with self._writing() as connection:
             connection.execute(
                 "INSERT OR IGNORE INTO policy_stat (storage_policy_index) VALUES (?)",
@@ -491,8 +495,8 @@ class ContainerBroker(Broker[ObjectRow]):
             )
             connection.execute(
                 "UPDATE container_info SET storage_policy_index = ?, "
-                "status_changed_at = MAX(?, status_changed_at) "
-                "WHERE storage_policy_index <> ?",
+                "status_changed_at = MAX(?, status_changed_at), "
+                "reconciler_sync_point = -1 WHERE storage_policy_index <> ?",
                 (policy_index, timestamp, policy_index),
             )
 
@@ -517,13 +521,17 @@ class ContainerBroker(Broker[ObjectRow]):
             names = [column[0] for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor]
 
-    def update_reconciler_point(self, point: int) -> None:
-        """Keep up to which row misplaced ones were enqueued."""
+    def update_reconciler_point(self, point: int, policy_index: int) -> None:
+        """Keep up to which row misplaced ones were enqueued.
+
+        policy_index: what the rows were compared with; nothing is kept when the policy
+        is another by now.
+        """
         with self._writing() as connection:
             connection.execute(
                 "UPDATE container_info SET reconciler_sync_point = ? "
-                "WHERE reconciler_sync_point < ?",
-                (point, point),
+                "WHERE reconciler_sync_point < ? AND storage_policy_index = ?",
+                (point, point, policy_index),
             )
 
     def move_sync_points(self, sync_to: str, point1: int, point2: int) -> bool:

@@ -303,6 +303,23 @@ def test_a_deleted_container_comes_back_with_another_policy(broker):
     assert stat.status_changed_at == _at(3)
 
 
+def test_a_new_policy_has_all_rows_looked_at_again(broker):
+    broker.put_object(_row("o"))
+    broker.update_reconciler_point(1, 0)
+
+    broker.set_policy(0, _at(3))
+    assert broker.stat().reconciler_sync_point == 1
+
+    broker.set_policy(1, _at(3))
+    stat = broker.stat()
+    assert stat.reconciler_sync_point == -1
+    found = broker.misplaced_rows(stat.reconciler_sync_point, 10)
+    assert [row["name"] for row in found] == ["o"]
+
+    broker.update_reconciler_point(1, 0)  # of a pass that began before
+    assert broker.stat().reconciler_sync_point == -1
+
+
 def test_an_older_delete_changes_nothing(broker):
     broker.delete(_at(5))
     broker.delete(_at(4))
