@@ -164,7 +164,11 @@ def read_database(path, kind, found):
         "name": name,
         "ring_name": f"object-{index}" if index else "object",
         "rows": live,
-        "dead": {row["name"]: row for row in all_rows if row["deleted"]},
+        "dead": {
+            (row["name"], row.get("storage_policy_index")): row
+            for row in all_rows
+            if row["deleted"]
+        },
         "is_deleted": float(deleted_at or 0) > float(put_at or 0) and not live,
         "metadata": json.loads(info["metadata"] or "{}"),
         "put_timestamp": put_at,

@@ -432,13 +432,19 @@ by 503; late; done, but the answer is lost; done, but the answer breaks off."""
 class Network:
     """All messages between the servers.
 
-    chances: fault → how likely one message meets it.
+    chances: fault → how likely one message meets it. side: numbers of nodes that are
+    cut off from all others; empty while the network is whole.
     """
 
     rng: object
     nodes: dict = field(default_factory=dict)
     chances: dict = field(default_factory=dict)
     counts: dict = field(default_factory=dict)
+    side: frozenset = frozenset()
+
+    def is_cut(self, one, other):
+        """True when two nodes, by number, cannot reach each other."""
+        return (one in self.side) != (other in self.side)
 
     def draw(self):
         """The fault of the next message, None for none."""
@@ -454,11 +460,15 @@ class Network:
 
 
 class SimConnector:
-    """The Connector of one node, of a proxy (no node), or of the judge (no faults)."""
+    """The Connector of one node, of a proxy, or of the judge (no faults).
 
-    def __init__(self, network, source=None, *, calm=False):
+    near: the number of the node on whose side a proxy is when the network is split.
+    """
+
+    def __init__(self, network, source=None, *, near=0, calm=False):
         self._network = network
         self._source = source
+        self._near = source.number if source is not None else near
         self._calm = calm
 
     def connect(self, ip, port, timeout_s):
@@ -470,27 +480,34 @@ class SimConnector:
             raise PeerError(peer, "our own node is off")
         if node.down:
             raise PeerError(peer, "refused")
-        if not self._calm:
-            fault = self._network.draw()
-            if fault == "refused":
-                raise PeerError(peer, "refused")
-            if fault == "silent":
-                green.sleep(timeout_s)
-                raise PeerTimeout(peer, f"no connection within {timeout_s}s")
+        fault = self._fault(node)
+        if fault == "refused":
+            raise PeerError(peer, "refused")
+        if fault == "silent":
+            green.sleep(timeout_s)
+            raise PeerTimeout(peer, f"no connection within {timeout_s}s")
         ours, theirs = socket.socketpair()
-        served = _Served(self._network, node, KINDS[port], Channel(theirs), self._calm)
+        served = _Served(node, KINDS[port], Channel(theirs), lambda: self._fault(node))
         served.start(source.ip if source is not None else "10.0.0.99")
         return HttpConnection(Channel(ours), peer)
 
+    def _fault(self, node):
+        """What the next message to a node meets, None for nothing."""
+        if self._calm:
+            return None
+        if self._network.is_cut(self._near, node.number):
+            return "silent"
+        return self._network.draw()
+
 
 class _Served:
-    """The peer's end of one connection."""
+    """The peer's end of one connection. draw: gives the fault of the next message."""
 
-    def __init__(self, network, node, kind, channel, calm):
-        self._network = network
+    def __init__(self, node, kind, channel, draw):
         self._node = node
+        self._rng = node.world.rng
         self._app = node.apps[kind]
-        self._calm = calm
+        self._draw = draw
         self.channel = channel
         self.thread = None
 
@@ -517,19 +534,19 @@ class _Served:
         raise green.Killed
 
     def _answer(self, environ, start_response):
-        fault = None if self._calm else self._network.draw()
+        fault = self._draw()
         if fault in ("refused", "silent"):
             if fault == "silent":
-                green.sleep(self._network.rng.choice((0.7, 5.0, 40.0)))
+                green.sleep(self._rng.choice((0.7, 5.0, 40.0)))
             self._hang_up()
         if fault == "error":
             return Response(503)(environ, start_response)
         if fault == "slow":
-            green.sleep(self._network.rng.choice((0.01, 0.3, 2.0, 15.0)))
+            green.sleep(self._rng.choice((0.01, 0.3, 2.0, 15.0)))
         if fault == "unheard":
             for _ in self._app(environ, lambda *_: None):
                 pass
-            green.sleep(self._network.rng.choice((0.0, 20.0)))
+            green.sleep(self._rng.choice((0.0, 20.0)))
             self._hang_up()
         result = self._app(environ, start_response)
         if fault == "cut":

@@ -1,21 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One seed, one history: operations of clients among faults, then calm, then judgement.
-
-Faults stay within what the cluster promises to bear: what is destroyed for good (a
-wiped device, a flipped bit) is destroyed on one node of each history; everything else
-comes back.
-"""
+"""One seed, one history: what clients do among faults, then calm, then judgement."""
 
 from __future__ import annotations
 
-import errno
-import os
 import random
 
 from swift.core.headers import X_STORAGE_POLICY
 from swift.core.timestamp import Timestamp
 from swift.runtime import green
-from test.sim.doors import FAULTS
+from test.sim.faults import Faults
 from test.sim.judge import Judge, Story, Write
 from test.sim.layout import SCHEMES
 from test.sim.world import DAEMONS, World
@@ -27,14 +20,16 @@ PASSES = (
     "object-updater",
     "object-replicator",
     "object-reconstructor",
+    "account-reaper",
     "object-expirer",
     "container-auditor",
     "container-replicator",
+    "container-reconciler",
     "container-updater",
     "account-auditor",
     "account-replicator",
 )
-SINGLE = ("object-expirer",)
+SINGLE = ("object-expirer", "container-reconciler")
 """Daemons of which a cluster has one."""
 
 STEPS = (16, 28)
@@ -42,6 +37,10 @@ CONTAINERS = {"c0": "gold", "c1": "silver"}
 """The containers that stay, and their policies."""
 
 EXTRAS = ("e0",)
+MIXED = "m0"
+CLOSED = "b"
+"""An account that is deleted."""
+
 NAMES = tuple(CONTAINERS)
 HEALERS = (
     "object-updater",
@@ -70,12 +69,18 @@ class History:
         self.seed = seed
         self.rng = random.Random(seed)
         count = 5 if seed % 4 == 0 else 4
-        scheme = self.rng.choice(SCHEMES)
-        self.world = World(self.rng, count, scheme, broken, logs=logs)
+        self.world = World(
+            self.rng,
+            count,
+            self.rng.choice(SCHEMES),
+            broken,
+            spares=int(self.rng.random() < 0.3),
+            logs=logs,
+        )
         self.judge = Judge(self.world)
         self.judge.object_rings = [p.ring_name for p in self.world.policies]
         self.trace = []
-        self._victim = self.rng.choice(self.world.nodes)
+        self.faults = Faults(self.world, self.say, self._heal)
         self._marks = 0
         self._expiring = 0
         self._stamps = set()
@@ -94,7 +99,7 @@ class History:
             for _ in range(self.rng.randint(*STEPS)):
                 world.clock.leap(self.rng.choice((0.01, 0.3, 2.0, 20.0)))
                 self._step()
-            self._mend()
+            self.faults.mend()
             world.clock.leap(1000.0)  # what expires has expired
             self._settle()
         finally:
@@ -110,16 +115,18 @@ class History:
 
     def _step(self):
         drawn = self.rng.random()
-        if drawn < 0.52:
+        if drawn < 0.50:
             self._object_step()
-        elif drawn < 0.58:
+        elif drawn < 0.56:
             self._burst()
-        elif drawn < 0.64:
+        elif drawn < 0.62:
             self._container_step()
-        elif drawn < 0.86:
-            self._fault()
-        elif drawn < 0.95:
+        elif drawn < 0.82:
+            self.faults.strike()
+        elif drawn < 0.91:
             self._pass()
+        elif drawn < 0.95:
+            self.rng.choice((self.faults.change_rings, self._mix, self._close))()
         else:
             self._probe()
 
@@ -155,21 +162,45 @@ class History:
         for thread in threads:
             thread.wait()
 
-    def _stamp(self):
-        side = self.rng.randrange(2)
+    def _mix(self):
+        """Make one container twice, of two policies, while the network is cut."""
+        if MIXED in self.judge.containers:
+            return
+        self.faults.split()
+        self.judge.mixed.add(MIXED)
+        for side, policy in enumerate(CONTAINERS.values()):
+            self._write_container("PUT", MIXED, {X_STORAGE_POLICY: policy}, side=side)
+            for number in range(2):
+                self._write_object("PUT", MIXED, f"o{number}", side=side)
+
+    def _close(self):
+        """Fill another account, and delete it."""
+        if self.judge.closed:
+            return
+        for container, policy in CONTAINERS.items():
+            path = f"/v1/{CLOSED}/{container}"
+            self._ask("PUT", path, {X_STORAGE_POLICY: policy})
+            for number in range(2):
+                self._ask("PUT", f"{path}/o{number}", {}, b"reap me")
+        if self._ask("DELETE", f"/v1/{CLOSED}", {})[0] == 204:
+            self.judge.closed.add(CLOSED)
+
+    def _stamp(self, side=None):
+        """(side, time of its proxy)"""
+        side = self.rng.randrange(2) if side is None else side
         stamp = Timestamp.at(self.world.clock.now() + SKEWS_S[side])
         # Two writes of one moment are a tie that nobody promises to settle.
         while stamp.internal in self._stamps:
             stamp = Timestamp.at(stamp.seconds + 0.00001)
         self._stamps.add(stamp.internal)
-        return self.world.proxies[side], stamp
+        return side, stamp
 
     def _mark(self):
         self._marks += 1
         return f"m{self._marks}"
 
-    def _write_object(self, method, container, obj, *, expires=False):
-        proxy, stamp = self._stamp()
+    def _write_object(self, method, container, obj, *, side=None, expires=False):
+        side, stamp = self._stamp(side)
         story = self.judge.objects.setdefault((container, obj), Story())
         write = Write(stamp.seconds, method, self._mark())
         headers = {"X-Object-Meta-Mark": write.mark}
@@ -186,7 +217,7 @@ class History:
             f"/v1/a/{container}/{obj}",
             {} if method == "DELETE" else headers,
             write.body,
-            proxy=proxy,
+            side=side,
             stamp=stamp,
         )[0]
         write.acknowledged = status in (201, 204) or (
@@ -210,120 +241,33 @@ class History:
         else:
             self._write_container(kind, self.rng.choice(EXTRAS), {})
 
-    def _write_container(self, method, container, headers):
-        proxy, stamp = self._stamp()
+    def _write_container(self, method, container, headers, *, side=None):
+        side, stamp = self._stamp(side)
         story = self.judge.containers.setdefault(container, Story())
         mark = headers.get("X-Container-Meta-Mark", "")
         write = Write(stamp.seconds, method, mark)
         story.writes.append(write)
         status = self._ask(
-            method, f"/v1/a/{container}", headers, proxy=proxy, stamp=stamp
+            method, f"/v1/a/{container}", headers, side=side, stamp=stamp
         )[0]
         # 202: there was one already, and it has the time of this PUT now.
         write.acknowledged = status in (201, 202, 204)
 
-    def _ask(self, method, path, headers, body=b"", *, proxy=None, stamp=None):
+    def _ask(self, method, path, headers, body=b"", *, side=None, stamp=None):
         world = self.world
-        app = proxy or world.proxies[self.rng.randrange(2)]
+        side = self.rng.randrange(2) if side is None else side
         text = None if stamp is None else stamp.internal
-        answer = world.ask(app, method, path, headers, body, text)
+        answer = world.ask(
+            world.proxies[side],
+            method,
+            path,
+            headers,
+            body,
+            text,
+            world.caches[side],
+        )
         self.say(f"{method} {path} {text or ''} -> {answer[0]}")
         return answer
-
-    # --- Faults -----------------------------------------------------------------------
-
-    def _fault(self):
-        kind = self.rng.choice(
-            ("weather", "weather", "stop", "power", "blackout", "cut", "sick", "full",
-             "away", "damage", "repair", "repair")
-        )  # fmt: skip
-        node = self.rng.choice(self.world.nodes)
-        state = self.world.disk.nodes[node.name]
-        if kind == "weather":
-            self._weather()
-        elif kind == "repair":
-            self._repair(node)
-        elif kind == "damage":
-            self._damage()
-        elif kind == "blackout":
-            self._blackout()
-        elif node.down:
-            self._repair(node)
-        elif kind == "stop":
-            self.say(f"{node.name} is killed")
-            node.stop()
-        elif kind == "power":
-            self.say(f"{node.name} loses power")
-            node.cut_power()
-        elif kind == "cut":
-            state.cut_in = self.rng.randrange(60)
-            self.say(f"{node.name} loses power in {state.cut_in} steps")
-        elif kind == "sick":
-            state.errors.update(dict.fromkeys(("sync", "sync_data"), errno.EIO))
-            self.say(f"{node.name} cannot sync")
-        elif kind == "full":
-            state.errors.update(dict.fromkeys(("write", "preallocate"), errno.ENOSPC))
-            self.say(f"{node.name} is full")
-        elif kind == "away":
-            self.say(f"{node.name} has no device")
-            node.take_away()
-
-    def _blackout(self):
-        """All nodes lose power at once, and start again."""
-        self.say("all nodes lose power")
-        running = [node for node in self.world.nodes if not node.down]
-        for node in running:
-            node.cut_power()
-        for node in running:
-            node.start()
-
-    def _weather(self):
-        chances = {}
-        if self.rng.random() < 0.7:
-            for fault in self.rng.sample(FAULTS, self.rng.randint(1, 3)):
-                chances[fault] = self.rng.choice((0.03, 0.1, 0.3))
-        self.world.network.chances = chances
-        self.say(f"messages: {chances or 'all arrive'}")
-
-    def _repair(self, node):
-        state = self.world.disk.nodes[node.name]
-        state.errors.clear()
-        state.cut_in = None
-        node.bring_back()
-        if node.down:
-            node.start()
-        self.say(f"{node.name} is well again")
-
-    def _damage(self):
-        node = self._victim
-        if not os.path.isdir(node.path):
-            return
-        files = sorted(
-            f"{folder}/{name}"
-            for policy in self.world.policies
-            for folder, _, names in os.walk(f"{node.path}/{policy.objects_dir}")
-            for name in names
-            if name.endswith(".data")
-        )
-        if self.rng.random() < 0.3:
-            # What two other nodes missed may be on this one alone; a cluster that is
-            # well loses one device.
-            self._mend()
-            for name in HEALERS:
-                for each in self.world.nodes:
-                    self._run_daemon(each, name)
-            self.say(f"{node.name} gets an empty device")
-            node.wipe()
-        elif files:
-            place = self.rng.choice(files)
-            with open(place, "rb") as stream:
-                data = bytearray(stream.read())
-            if data:
-                data[self.rng.randrange(len(data))] ^= 1 << self.rng.randrange(8)
-                with open(place, "r+b") as stream:
-                    stream.write(data)
-                self.say(f"{node.name} has a flipped bit in {place[-60:]}")
-        self.judge.damaged = True
 
     def _pass(self):
         node = self.rng.choice(self.world.nodes)
@@ -338,21 +282,17 @@ class History:
         except Exception as error:
             # A pass may fail while things are broken; the next one tries again.
             self.say(f"{name} on {node.name} fails: {error!r}")
-            if not self.world.network.chances and not self._unwell():
+            if self.faults.are_over:
                 raise
 
-    def _unwell(self):
-        return {
-            node.number
-            for node in self.world.nodes
-            if node.down
-            or self.world.disk.nodes[node.name].errors
-            or not os.path.isdir(node.path)
-        }
+    def _heal(self):
+        for name in HEALERS:
+            for node in self.world.nodes:
+                self._run_daemon(node, name)
 
     def _probe(self):
-        lost = self._unwell() | ({self._victim.number} if self.judge.damaged else set())
-        if len(lost) > 1:
+        lost = self.faults.lost()
+        if len(lost) > 1 or self.world.network.side:
             return
         self.say(f"everything acknowledged is read, without {sorted(lost)}")
         problems = self.judge.read_certain()
@@ -361,14 +301,9 @@ class History:
 
     # --- The end ----------------------------------------------------------------------
 
-    def _mend(self):
-        self.world.network.chances = {}
-        for node in self.world.nodes:
-            self._repair(node)
-        green.sleep(100.0)  # what was on its way arrives or times out
-
     def _settle(self):
         problems = []
+        self.judge.damaged = self.faults.damaged
         for number in range(1, ROUNDS_MAX + 1):
             self._round(number)
             problems = self.judge.look() or self.judge.read_all()
@@ -387,7 +322,7 @@ class History:
         for them), so the row of a handoff can bring old ones back, and they stay until
         the container changes and is reported again.
         """
-        for container in CONTAINERS:
+        for container in (*CONTAINERS, *self.judge.mixed):
             self._write_object("PUT", container, obj)
 
     def _round(self, number):

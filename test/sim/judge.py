@@ -116,7 +116,8 @@ class Judge:
     objects: (container, object) → Story; containers: name → Story; each problem is one
     line of text. damaged: something was destroyed for good on one node. elsewhere:
     containers of another policy, whose objects are read, but not looked for on disks.
-    object_rings: whose objects are looked for.
+    object_rings: whose objects are looked for. mixed: containers made of two policies,
+    whose objects may be out of reach for a while. closed: accounts that were deleted.
     """
 
     def __init__(self, world):
@@ -127,6 +128,8 @@ class Judge:
         self.damaged = False
         self.elsewhere = frozenset()
         self.object_rings = ("object",)
+        self.mixed = set()
+        self.closed = set()
         self._databases_seen = {}
 
     # --- What a client sees -----------------------------------------------------------
@@ -188,7 +191,7 @@ class Judge:
         found = []
         now = world.clock.now()
         for (container, obj), story in sorted(self.objects.items()):
-            if not story.is_certain(now):
+            if container in self.mixed or not story.is_certain(now):
                 continue
             status, _, seen = world.ask(
                 world.calm_proxy,
@@ -209,6 +212,10 @@ class Judge:
         stored = self._stored(found)
         rows = self._rows(found)
         self._compare_listings(stored, rows, found)
+        for account in self.closed:
+            facts = rows.get(("account", self.world.salt.digest(account).hex()))
+            if facts and facts["rows"]:
+                found.append(f"{account}: still has {sorted(facts['rows'])}")
         return found
 
     def _stored(self, found):

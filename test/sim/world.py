@@ -17,7 +17,9 @@ from swift.core.headers import X_TIMESTAMP
 from swift.core.names import Limits
 from swift.core.settings import Reserve
 from swift.daemons import rsync
+from swift.daemons.account_reaper import AccountReaper
 from swift.daemons.account_replicator import AccountReplicator
+from swift.daemons.container_reconciler import ContainerReconciler
 from swift.daemons.container_replicator import ContainerReplicator
 from swift.daemons.container_updater import ContainerUpdater
 from swift.daemons.db_auditor import AccountAuditor, ContainerAuditor
@@ -80,6 +82,8 @@ _CLASSES = {
     "account-auditor": AccountAuditor,
     "account-replicator": AccountReplicator,
     "object-expirer": ObjectExpirer,
+    "account-reaper": AccountReaper,
+    "container-reconciler": ContainerReconciler,
 }
 
 
@@ -198,9 +202,9 @@ class SimNode:
             return kind(config, frame)
         if name == "object-updater":
             return _Updater(self, config, frame)
-        if name == "object-expirer":
+        if name in ("object-expirer", "container-reconciler"):
             client = InternalClient(
-                CachedApp(world.proxies[0], LocalCache()), user_agent="expirer", tries=1
+                CachedApp(world.proxies[0], LocalCache()), user_agent=name, tries=1
             )
             return kind(config, frame, client=client, pool=self.pool())
         return kind(config, frame, pool=self.pool())
@@ -300,8 +304,8 @@ class World:
             self.disk.add(node.name, node.device)
             self.disk.nodes[node.name].on_cut = node.cut_power
             node.start()
-        self.cache = LocalCache()
-        self.proxies = [self.proxy() for _ in range(2)]
+        self.caches = [LocalCache(), LocalCache()]
+        self.proxies = [self.proxy(near=number) for number in (1, 2)]
         self.calm_proxy = self.proxy(calm=True)
 
     def close(self):
@@ -325,8 +329,8 @@ class World:
         """What one more process knows of the cluster."""
         return Cluster(self.root, SALT, Limits(), self.policies, self.layout.seen())
 
-    def proxy(self, *, calm=False):
-        """A proxy application; calm: its messages meet no faults."""
+    def proxy(self, *, near=0, calm=False):
+        """A proxy, on the side of a node; calm: its messages meet no faults."""
         conf = {"account_autocreate": "true", "allow_account_management": "true"}
         if calm:
             # It asks every node, whatever it has met before.
@@ -334,7 +338,7 @@ class World:
         process = Process(conf, cluster=self.cluster(), log=self.log)
         context = PipelineContext(conf, process)
         options = read_options(conf, {}, policies=[0, 1], source="-")
-        connector = SimConnector(self.network, calm=calm)
+        connector = SimConnector(self.network, near=near, calm=calm)
         proxy = make_proxy(context, options, ConnectionPool(connector))
         proxy.rng.seed(self.rng.random())
         register_facts(context.info, proxy)
@@ -349,7 +353,7 @@ class World:
         if stamp is not None:
             sent[X_TIMESTAMP] = stamp
         environ = blank(path, method=method, headers=sent, body=body)
-        environ[env.CACHE] = self.cache if cache_ is None else cache_
+        environ[env.CACHE] = LocalCache() if cache_ is None else cache_
         environ[env.TRANS_ID] = "tx-sim"
         response = call(app, environ)
         content = b""
