@@ -195,11 +195,15 @@ class Upload:
             self._guarded(own.drain, self._connection.channel)
         return source
 
-    def settle(self) -> bool:
-        """Send what is left of it; False when the node has lost its place. Yields."""
+    def settle(self, since: float) -> bool:
+        """Send what is left of it; False when the node has lost its place. Yields.
+
+        since: when the nodes' time for it began (monotonic), the same for all.
+        """
         pipe = self._pipe
         if self.is_alive and pipe is not None and pipe.held:
-            self._guarded(pipe.drain_all, self._connection.channel, self._timeout_s)
+            left = max(0.0, since + self._timeout_s - green.monotonic())
+            self._guarded(pipe.drain_all, self._connection.channel, left)
         return self.is_alive
 
     def _guarded(self, send: Callable[..., None], *arguments: object) -> None:
@@ -339,7 +343,8 @@ def splice_to_all(
         while left:
             left -= source.splice_into(spare, min(left, WINDOW_BYTES))
             # While the client sent that, nodes had time for what came before.
-            alive = [upload for upload in uploads if upload.settle()]
+            since = green.monotonic()
+            alive = [upload for upload in uploads if upload.settle(since)]
             if len(alive) < quorum:
                 return False
             for upload in alive:
@@ -347,7 +352,8 @@ def splice_to_all(
             steps += 1
             if not steps % TURN:
                 green.yield_now()
-        return sum(upload.settle() for upload in uploads) >= quorum
+        since = green.monotonic()
+        return sum(upload.settle(since) for upload in uploads) >= quorum
     finally:
         give_back(spare)
         for upload in uploads:
