@@ -113,6 +113,10 @@ def _own_pipeline(conf: ConfFile | None) -> str | None:
     return conf.source
 
 
+_NOT_MATCHING = 412
+"""What an object server answers when its object goes at another time."""
+
+
 class ObjectExpirer(Daemon[Task]):
     """swift-object-expirer; a job is a row of the queue.
 
@@ -284,12 +288,28 @@ class ObjectExpirer(Daemon[Task]):
                 h.X_BACKEND_CLEAN_EXPIRING_OBJECT_QUEUE: "no",
             }
         try:
+            if not task.is_async and self._has_more_time(task.target):
+                return _NOT_MATCHING
             return self._client.delete_object(task.target, headers).status
         except UnexpectedAnswer as error:
             return error.status
         except (SwiftError, TimeoutError) as error:
             self.log.debug("%s: %s", task.target.path, error)
             return 0
+
+    def _has_more_time(self, target: ObjectName) -> bool:
+        """True when the newest version that any node has is not expired. Yields.
+
+        Each node compares X-If-Delete-At with what it has. One that missed a later
+        version would take the DELETE for the one before, and its tombstone, newer than
+        both, would be carried over the object that the others kept.
+        """
+        assert self._client is not None, "only a pass that dequeues has tasks"
+        newest = {h.X_NEWEST: "true"}
+        answer = self._client.settle(
+            "HEAD", target, newest, query="symlink=get", accept=(2, 404)
+        )
+        return answer.status != 404
 
     def _pop(self, task: Task) -> None:
         """Delete the row on every primary; one that fails is found again. Yields."""

@@ -70,6 +70,12 @@ class Queue:
             path for path, _ in self.proxy.of("DELETE") if not path.startswith(QUEUE)
         ]
 
+    def looks(self):
+        """Headers of the questions for the newest version of an object."""
+        return [
+            sent for path, sent in self.proxy.of("HEAD") if not path.startswith(QUEUE)
+        ]
+
     def popped(self):
         return {seen.path for seen in self.nodes.of("container", "DELETE")}
 
@@ -99,6 +105,28 @@ def test_what_is_due_goes_and_its_row_too(queue):
     assert facts["object_expiration_pass"] > 0
 
 
+def test_an_object_whose_newest_version_lives_is_left_alone(queue):
+    queue.add("a/c/o")
+    queue.proxy.answers["HEAD", "/a/c/o"] = 200
+
+    assert queue.run()["expired_last_pass"] == 0
+
+    assert [headers["X-Newest"] for headers in queue.looks()] == ["true"]
+    assert queue.deleted() == []
+    assert queue.popped() == set()
+    assert "not deleted (412)" in queue.lines()
+
+
+def test_nothing_is_deleted_while_nobody_knows_the_newest_version(queue):
+    queue.add("a/c/o")
+    queue.proxy.answers["HEAD", "/a/c/o"] = 503
+
+    queue.run()
+
+    assert queue.deleted() == []
+    assert "not deleted (503)" in queue.lines()
+
+
 def test_an_async_delete_has_no_condition(queue):
     row = f"{queue.now - 5}.00001-a/c/o"
     queue.add_row(row, str(queue.day), "application/async-deleted")
@@ -106,6 +134,7 @@ def test_an_async_delete_has_no_condition(queue):
     queue.run()
 
     ((_, headers),) = queue.proxy.of("DELETE")
+    assert queue.looks() == []
     assert headers["X-Timestamp"] == f"{queue.now - 5}.00001"
     assert "X-If-Delete-At" not in headers
     assert queue.popped()
