@@ -37,7 +37,7 @@ from swift.runtime.cluster import Cluster
 from swift.storage.devices import Devices
 from swift.storage.object.conflicts import check_stored_objects
 
-START_LIMIT_S = 20.0
+START_LIMIT_S = 60.0
 STOP_LIMIT_S = 5.0
 RESTART_PAUSE_S = 1.0
 TICK_S = 0.1

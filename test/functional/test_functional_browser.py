@@ -246,10 +246,10 @@ def saw(browser, site, places, client, tmp_path_factory):
     finally:
         process.terminate()
         try:
-            process.wait(10)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(10)
+            process.wait(60)
 
 
 def test_a_form_of_a_page_uploads_and_goes_on_to_its_page(saw, site, client, places):

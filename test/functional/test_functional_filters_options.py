@@ -81,7 +81,7 @@ def second(cluster, client):
     wait_until(answers, 30, "second proxy")
     yield found
     process.terminate()
-    process.wait(20)
+    process.wait(60)
 
 
 def test_host_names_stand_for_containers(second, client, container):

@@ -126,7 +126,7 @@ def endpoint(cluster):
     wait_until(answers, 30, "a proxy that knows the users")
     yield bare.host, bare.port
     process.terminate()
-    process.wait(20)
+    process.wait(60)
 
 
 class Caller(Client):

@@ -111,7 +111,7 @@ def test_a_server_that_dies_is_started_again(tmp_path):
         assert b"object-2 died" in out.read_bytes()
     finally:
         running.send_signal(signal.SIGINT)
-        assert running.wait(20) == 0
+        assert running.wait(60) == 0
         log.close()
 
 

@@ -362,5 +362,5 @@ def test_servers_are_started_reloaded_and_stopped(
 def asks(cluster: Cluster, name: str) -> int:
     """The status of a server's healthcheck."""
     url = f"http://127.0.0.1:{cluster.port_of(name)}/healthcheck"
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         return int(answer.status)

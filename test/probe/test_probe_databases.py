@@ -305,7 +305,7 @@ def test_replicators_killed_at_any_instant_lose_nothing(cluster, client):
             with suppress(subprocess.TimeoutExpired):
                 process.wait(rng.uniform(0.1, 0.4))
             process.kill()
-            process.communicate(timeout=10)
+            process.communicate(timeout=60)
 
     heal(
         cluster,

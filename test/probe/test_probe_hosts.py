@@ -308,7 +308,7 @@ class Place:
         """Headers and rows that each primary's server answers."""
         found = []
         for url in self.urls:
-            with urllib.request.urlopen(f"{url}?format=json", timeout=5) as got:
+            with urllib.request.urlopen(f"{url}?format=json", timeout=60) as got:
                 headers = {name.lower(): value for name, value in got.getheaders()}
                 found.append((headers, json.load(got) if got.status == 200 else []))
         return found

@@ -69,7 +69,7 @@ def rsyncd(cluster):
     wait_until(lambda: _listens(port), 10, "start of the rsync daemon")
     yield port
     process.terminate()
-    process.wait(10)
+    process.wait(60)
 
 
 def _listens(port):

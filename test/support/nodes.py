@@ -341,7 +341,9 @@ class FixedRing:
         return self.ring.for_replication()
 
 
-def make_ring(kind: str, devices: int = 6, replicas: int = 3) -> Ring:
+def make_ring(
+    kind: str, devices: int = 6, replicas: int = 3, replication_net: str = "10.0"
+) -> Ring:
     """A ring over 10.0.0.1, 10.0.0.2, …; primaries of partition p are p, p + 1, …"""
     listed = [
         Device(
@@ -350,7 +352,7 @@ def make_ring(kind: str, devices: int = 6, replicas: int = 3) -> Ring:
             zone=1 + index,
             ip=f"10.0.0.{index + 1}",
             port=PORTS[kind],
-            replication_ip=f"10.1.0.{index + 1}",
+            replication_ip=f"{replication_net}.0.{index + 1}",
             replication_port=PORTS[kind],
             name=f"d{index + 1}",
             weight=100.0,
@@ -365,9 +367,17 @@ def make_ring(kind: str, devices: int = 6, replicas: int = 3) -> Ring:
 
 
 def make_cluster(
-    *, devices: int = 6, replicas: int = 3, limits: Limits | None = None
+    *,
+    devices: int = 6,
+    replicas: int = 3,
+    limits: Limits | None = None,
+    replication_net: str = "10.0",
 ) -> Cluster:
     """Policies 0 (gold, default), 1 (silver) and 2 (old, deprecated)."""
+
+    def ring(kind: str) -> FixedRing:
+        return FixedRing(make_ring(kind, devices, replicas, replication_net))
+
     policies = StoragePolicies(
         [
             StoragePolicy(0, ("gold", "aurum"), Replication(), True),
@@ -376,11 +386,11 @@ def make_cluster(
         ]
     )
     rings: Any = {
-        "account": FixedRing(make_ring("account", devices, replicas)),
-        "container": FixedRing(make_ring("container", devices, replicas)),
-        "object": FixedRing(make_ring("object", devices, replicas)),
-        "object-1": FixedRing(make_ring("object", devices, replicas)),
-        "object-2": FixedRing(make_ring("object", devices, replicas)),
+        "account": ring("account"),
+        "container": ring("container"),
+        "object": ring("object"),
+        "object-1": ring("object"),
+        "object-2": ring("object"),
     }
     return Cluster(
         swift_dir=str(Path("/nonexistent")),

@@ -34,6 +34,7 @@ class Peer:
         self.listener.setblocking(False)
         self.port = self.listener.getsockname()[1]
         self.accepted = 0
+        self.closed = 0
         self.requests = []
         self._scripts = scripts
         self._threads = [green.spawn(self._accept)]
@@ -63,6 +64,17 @@ class Peer:
             script(Line(sock, self.requests))
         finally:
             sock.close()
+            self.closed += 1
+
+    def has_closed(self, connections):
+        """Wait until so many connections are closed, and our end has heard of it."""
+        deadline = green.monotonic() + 60
+        while self.closed < connections:
+            assert green.monotonic() < deadline
+            green.yield_now()
+        # Between two turns the scheduler looks at all descriptors.
+        green.yield_now()
+        green.yield_now()
 
 
 class Line:
@@ -513,7 +525,7 @@ def test_a_connection_is_used_again_and_again():
 def test_a_kept_connection_that_was_closed_is_replaced_unseen():
     with Peer(after(OK), obliging) as peer, closing_pool() as pool:
         assert ask(pool, peer).read() == b"ok"
-        green.sleep(0.02)
+        peer.has_closed(1)
         assert ask(pool, peer).read() == b"ok"
     assert len(peer.requests) == 2
 
@@ -557,7 +569,7 @@ def test_a_new_connection_that_fails_is_not_tried_again():
 def test_taking_a_connection_looks_whether_it_lives():
     with Peer(after(OK), obliging) as peer, closing_pool() as pool:
         assert ask(pool, peer).read() == b"ok"
-        green.sleep(0.02)
+        peer.has_closed(1)
         connection = pool.take("127.0.0.1", peer.port, 5)
         assert connection.fresh
         connection.send_head("GET", "/", [])
@@ -623,8 +635,10 @@ def test_no_descriptor_is_left_behind():
             with pytest.raises(PeerError):
                 ask(pool, peer).read()
         assert ask(pool, peer).read() == b"ok"
-    green.sleep(0.01)
-    assert len(os.listdir("/proc/self/fd")) <= before
+    deadline = green.monotonic() + 60
+    while len(os.listdir("/proc/self/fd")) > before:
+        assert green.monotonic() < deadline, "descriptors leak"
+        green.yield_now()
 
 
 def test_a_killed_request_closes_its_connection():

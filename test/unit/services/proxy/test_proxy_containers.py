@@ -13,7 +13,7 @@ from swift.core.headers import Headers
 from swift.runtime import green
 from swift.wire import environ as env
 from swift.wire.request import Response
-from test.support.nodes import Setup
+from test.support.nodes import Setup, make_cluster
 
 OWNER = {env.OWNER: True}
 
@@ -500,7 +500,8 @@ def test_headers_of_the_client_reach_databases_only_if_they_belong_there(setup):
 # --- Networks -------------------------------------------------------------------------
 
 
-def test_internal_clients_reach_nodes_over_the_replication_network(setup):
+def test_internal_clients_reach_nodes_over_the_replication_network():
+    setup = Setup(make_cluster(replication_net="10.1"))
     setup.container()
     assert setup.ask("HEAD", "/v1/a/c").status == 204  # known from here on
     setup.nodes.requests.clear()
@@ -519,7 +520,8 @@ def test_internal_clients_reach_nodes_over_the_replication_network(setup):
         assert seen.headers[h.X_CONTAINER_HOST].startswith("10.0.")
 
 
-def test_others_do_not(setup):
+def test_others_do_not():
+    setup = Setup(make_cluster(replication_net="10.1"))
     setup.container()
 
     assert setup.ask("PUT", "/v1/a/c/o", b"x").status == 201
