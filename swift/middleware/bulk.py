@@ -26,6 +26,7 @@ from swift.middleware.reports import (
     report_type,
     status_line,
 )
+from swift.middleware.upload_input import READ_BYTES, UploadInput
 from swift.runtime import green
 from swift.wire import environ as env
 from swift.wire.environ import Environ, quote_path, sub_environ
@@ -43,7 +44,6 @@ EXTRACT_CONCURRENCY = 8
 SMALL_BYTES = 128 * 1024
 """A file up to this size is read into memory, so that others need not wait for it."""
 
-READ_BYTES = 256 * 1024
 DELETE_CONCURRENCY_MAX = 1000
 RETRY_PAUSE_BASE_S = 1.5
 
@@ -451,35 +451,16 @@ class Extraction:
             self._stop = Stop(400, "Too many failures")
 
 
-class MemberReader:
+class MemberReader(UploadInput):
     """A file of an archive as the `wsgi.input` of an upload."""
 
     def __init__(self, reader: TarReader, size: int) -> None:
         self._reader = reader
-        self._size = size
-        self.content_length: int | None = size
+        self.content_length = size
 
     def read_some(self, size: int) -> bytes:
         """Up to `size` bytes, none at the end. Yields. Raises FormatError."""
         return self._reader.read_some(size)
-
-    def read(self, size: int = -1) -> bytes:
-        """`size` bytes, fewer at the end only; all that is left for -1. Yields."""
-        return self._reader.read_some(self._size if size < 0 else size)
-
-    def readline(self, size: int = -1) -> bytes:
-        """As `read`: nobody reads an object by lines."""
-        return self.read(size)
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        """The next chunk. Yields."""
-        chunk = self.read_some(READ_BYTES)
-        if not chunk:
-            raise StopIteration
-        return chunk
 
 
 def _passed_on(environ: Environ) -> dict[str, str]:

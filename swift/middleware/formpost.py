@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -30,6 +30,7 @@ from swift.core.signing import (
     form_message,
 )
 from swift.middleware.signed import Scope, keys_of, open_scope, unauthorized
+from swift.middleware.upload_input import READ_BYTES, UploadInput
 from swift.runtime import green
 from swift.wire import environ as env
 from swift.wire.environ import Environ, sub_environ
@@ -42,7 +43,6 @@ FORM_TYPE = "multipart/form-data"
 
 FIELD_BYTES_MAX = 4096
 FIELDS_MAX = 64
-READ_BYTES = 256 * 1024
 
 # Parameters of a header: the value a token or quoted. Nothing here can backtrack.
 _PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;"]*))')
@@ -148,10 +148,8 @@ class FormBody:
             pieces.append(event)
 
 
-class FileReader:
+class FileReader(UploadInput):
     """One file of the form as the `wsgi.input` of an upload, up to a size."""
-
-    content_length: int | None = None
 
     def __init__(self, body: FormBody, size_max: int) -> None:
         self._body = body
@@ -176,32 +174,6 @@ class FileReader:
             else:
                 self._ended = True
         chunk, self._held = self._held[:size], self._held[size:]
-        return chunk
-
-    def read(self, size: int = -1) -> bytes:
-        """`size` bytes, fewer at the end only; all that is left for -1. Yields."""
-        pieces = []
-        left = size
-        while left != 0:
-            piece = self.read_some(left if left > 0 else READ_BYTES)
-            if not piece:
-                break
-            pieces.append(piece)
-            left = max(0, left - len(piece)) if left > 0 else left
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    def readline(self, size: int = -1) -> bytes:
-        """As `read`: nobody reads an object by lines."""
-        return self.read(size)
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        """The next chunk. Yields."""
-        chunk = self.read_some(READ_BYTES)
-        if not chunk:
-            raise StopIteration
         return chunk
 
 

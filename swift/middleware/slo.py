@@ -19,7 +19,6 @@ from uuid import uuid4
 from swift.core import headers as h
 from swift.core.errors import FormatError
 from swift.core.headers import Headers
-from swift.core.listing import parse_json, records_json
 from swift.core.manifest import (
     DEPTH_MAX,
     DataSegment,
@@ -28,6 +27,7 @@ from swift.core.manifest import (
 from swift.core.mime import ranges_content_type, ranges_length
 from swift.core.names import wsgi_of_text
 from swift.core.ranges import ByteRange, resolve
+from swift.middleware.listed import change_rows
 from swift.middleware.segments import (
     DataPart,
     ObjectPart,
@@ -352,22 +352,7 @@ class Slo(Filter):
 
     def _listing(self, environ: Environ) -> Response:
         """A container's listing, with the etag of large objects in a field. Yields."""
-        answer = call(self.app, environ)
-        if answer.status != 200 or not answer.content_type.startswith(
-            "application/json"
-        ):
-            return answer
-        body = answer.body
-        if _LISTED in body:
-            try:
-                records = parse_json(body)
-            except FormatError:
-                return answer
-            for record in records:
-                _split_listed_etag(record)
-            body = records_json(records)
-        answer.body = body
-        return answer
+        return change_rows(call(self.app, environ), _LISTED, _split_listed_etag)
 
     # --- DELETE -----------------------------------------------------------------------
 

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from swift.core import headers as h
-from swift.core.errors import FormatError, InvalidInput
+from swift.core.errors import InvalidInput
 from swift.core.headers import Headers
-from swift.core.listing import parse_json, records_json
 from swift.core.names import BadEncoding, text_of_wsgi
 from swift.core.settings import option, positive_int
+from swift.middleware.listed import change_rows
 from swift.middleware.segments import part_environ
 from swift.wire import environ as env
 from swift.wire.environ import Environ, PathParts, key_of, path_parts, quote_path
@@ -234,22 +235,11 @@ class Symlink(Filter):
 
     def _listing(self, environ: Environ, place: PathParts) -> Response:
         """A container's listing, with the targets of links in fields. Yields."""
-        answer = call(self.app, environ)
-        if answer.status != 200 or not answer.content_type.startswith(
-            "application/json"
-        ):
-            return answer
-        body = answer.body
-        if _LISTED in body:
-            try:
-                records = parse_json(body)
-            except FormatError:
-                return answer
-            for record in records:
-                _split_listed_target(record, place)
-            body = records_json(records)
-        answer.body = body
-        return answer
+
+        def split(record: dict[str, Any]) -> None:
+            _split_listed_target(record, place)
+
+        return change_rows(call(self.app, environ), _LISTED, split)
 
     # --- PUT and POST -----------------------------------------------------------------
 

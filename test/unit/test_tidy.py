@@ -33,7 +33,7 @@ MAY_IMPORT = {
 FILTER_ROOMS = {
     "segments", "object_versioning", "encrypter", "decrypter", "cipher", "signed",
     "reports", "quotas", "slo_put", "slo_delete", "version_copies",
-    "version_listing",
+    "version_listing", "listed", "upload_input",
 }  # fmt: skip
 
 NOT_IN_CORE = {
