@@ -16,7 +16,7 @@ BODIES := $(patsubst %,test/functional/test_functional_%.py,object segments slo 
         functional-ec probe sim crash bench bench-replication docs samples clients ci clean
 
 help: ## Say what each target does
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
 setup: $(STAMP) ## Make the virtual environment with the pinned dependencies
 

@@ -19,9 +19,9 @@ from test.support.client import Client
 from test.support.cluster import ROOT, free_port, wait_until
 
 PIPELINE = (
-    "catch_errors gatekeeper healthcheck proxy-logging cache list-endpoints "
-    "cname_lookup domain_remap listing_formats container_sync ratelimit tempauth "
-    "slo proxy-logging proxy-server"
+    "catch_errors gatekeeper healthcheck xprofile proxy-logging cache "
+    "list-endpoints cname_lookup domain_remap listing_formats container_sync "
+    "ratelimit tempauth slo proxy-logging proxy-server"
 )
 SECTIONS = """
 [filter:list-endpoints]
@@ -33,6 +33,9 @@ nameservers = 127.0.0.1:1
 [filter:domain_remap]
 use = egg:swift#domain_remap
 storage_domain = storage.test
+[filter:xprofile]
+use = egg:swift#xprofile
+dump_interval = 0
 """
 
 
@@ -59,7 +62,8 @@ def second(cluster, client):
         if line == "[filter:ratelimit]":
             lines += ["container_ratelimit_1 = 5", "rate_buffer_seconds = 0"]
     conf = cluster.folder / "second.conf"
-    conf.write_text("\n".join(lines) + SECTIONS)
+    profiles = f"log_filename_prefix = {cluster.folder}/profiles/second\n"
+    conf.write_text("\n".join(lines) + SECTIONS + profiles)
     log = (cluster.folder / "log" / "second.log").open("ab")
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "bin" / "swift-proxy-server"), str(conf), "-v"],
@@ -160,3 +164,23 @@ def test_sync_targets_are_checked(second, client, container):
     ):
         headers = {"X-Container-Sync-To": target}
         assert second.post(container, headers).status == 400
+
+
+def test_requests_are_profiled_and_shown(second, client, container):
+    assert client.put(f"{container}/o", b"x").status == 201
+    assert second.get(f"{container}/o").body == b"x"
+
+    page = second.get("/__profile__")
+    assert page.headers["content-type"].startswith("text/html")
+    assert page.status == 200
+
+    def counted():
+        got = second.get("/__profile__/all?format=json")
+        return got.status == 200 and "object_get.py" in got.body.decode()
+
+    # A worker writes its file at the end of a request; another may show the page.
+    wait_until(counted, 30, "the figures of the GET")
+    table = second.get("/__profile__/all?format=csv").body.decode()
+    assert "read_object" in table
+    sheet = second.get("/__profile__/all?format=ods")
+    assert sheet.body.startswith(b"PK")
