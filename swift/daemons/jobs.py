@@ -7,8 +7,11 @@ a handoff and gives back what it holds to all primaries.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from random import Random
+from typing import Any
 
 from swift.core.errors import DeviceUnavailable
 from swift.core.policy import StoragePolicy
@@ -48,12 +51,8 @@ class Job:
         return f"{self.device.name}/{self.policy.objects_dir}/{self.partition}"
 
 
-def job_of(
-    policy: StoragePolicy, ring: Ring, device: Device, partition: int
-) -> Job | None:
-    """The job of a partition; None when the ring has no such partition."""
-    if not 0 <= partition < ring.partition_count:
-        return None
+def job_of(policy: StoragePolicy, ring: Ring, device: Device, partition: int) -> Job:
+    """The job of a partition that the ring has."""
     primaries = ring.primaries(partition)
     own = next((node for node in primaries if node.id == device.id), None)
     targets = tuple(node for node in primaries if node is not own)
@@ -100,20 +99,59 @@ def partitions_of(partitions: Partitions, device: str) -> Found:
     return found
 
 
-def jobs_of_device(
-    policy: StoragePolicy,
-    ring: Ring,
-    device: Device,
-    numbers: Sequence[int],
-    wanted: Sequence[int],
-) -> Iterator[Job]:
-    """The jobs of a device; wanted: only these partitions, all when empty."""
-    for number in numbers:
-        if wanted and number not in wanted:
-            continue
-        job = job_of(policy, ring, device, number)
-        if job is not None:
-            yield job
+class Jobs:
+    """The jobs of a pass, each made when its turn comes.
+
+    A node may have a million partitions; until their turn they cost eight bytes each.
+    """
+
+    def __init__(self) -> None:
+        self._trees: list[tuple[StoragePolicy, Ring, Device]] = []
+        self._places = array("Q")  # number of the tree << 32 | partition
+
+    def add(
+        self,
+        policy: StoragePolicy,
+        ring: Ring,
+        device: Device,
+        numbers: Iterable[int],
+        wanted: Collection[int] = (),
+    ) -> None:
+        """Add partitions of a device, but those that the ring does not have.
+
+        wanted: only these, all when empty.
+        """
+        tree = len(self._trees) << 32
+        self._trees.append((policy, ring, device))
+        self._places.extend(
+            tree | number
+            for number in numbers
+            if number < ring.partition_count and (not wanted or number in wanted)
+        )
+
+    def shuffle(self, rng: Random) -> None:
+        """Bring them into a random order."""
+        rng.shuffle(self._places)
+
+    def sort(self, key: Callable[[Job], Any]) -> None:
+        """Bring them into the order of a key; equals stay as they are."""
+        places = sorted(self._places, key=lambda place: key(self._job(place)))
+        self._places = array("Q", places)
+
+    def keep(self, is_wanted: Callable[[Job], bool]) -> None:
+        """Leave out the others."""
+        wanted = [place for place in self._places if is_wanted(self._job(place))]
+        self._places = array("Q", wanted)
+
+    def _job(self, place: int) -> Job:
+        policy, ring, device = self._trees[place >> 32]
+        return job_of(policy, ring, device, place & 0xFFFFFFFF)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[Job]:
+        return map(self._job, self._places)
 
 
 def available(partitions: Partitions, device: Device, log: Logger) -> bool:

@@ -231,7 +231,7 @@ class ObjectReconstructor(PartitionDaemon):
         """
         found, watch = self._collect(scope)
         if self._handoffs_only:
-            found = [job for job in found if not job.is_primary]
+            found.keep(lambda job: not job.is_primary)
         self._total = len(found)
         told: set[int] = set()
         for job in found:

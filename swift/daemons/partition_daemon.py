@@ -27,7 +27,7 @@ from swift.core.ring.devices import Device, Node
 from swift.core.ring.ring import Ring
 from swift.core.settings import natural, option, positive_int, seconds
 from swift.daemons import jobs as walks
-from swift.daemons.jobs import Job, RingWatch
+from swift.daemons.jobs import Job, Jobs, RingWatch
 from swift.daemons.replication_stats import Stats, spelled
 from swift.daemons.ssync_sender import Source, SsyncSender, own_copy
 from swift.runtime import green
@@ -46,6 +46,9 @@ ANSWER_MAX = 16 * 1024 * 1024
 
 OBJECTS_PER_PUSH = 5000
 """Objects offered by one conversation, so that memory does not follow a partition's."""
+
+SUFFIXES_PER_LOOK = 32
+"""Suffix directories that are listed by one hop to a disk thread."""
 
 REVERT_LOCK_S = 0.2
 """How long a handoff waits for its partition's lock."""
@@ -258,9 +261,9 @@ class PartitionDaemon(Daemon[Job]):
         self._reset()
         self.log.info("object %s pass begins", self.work)
 
-    def _collect(self, scope: Scope) -> tuple[list[Job], RingWatch]:
+    def _collect(self, scope: Scope) -> tuple[Jobs, RingWatch]:
         """The jobs of a pass in random order, and who watches their rings."""
-        found: list[Job] = []
+        found = Jobs()
         watch = RingWatch(self.cluster, self.config.ring_check_interval_s)
         has_rings = has_devices = False
         for policy in self._policies:
@@ -279,19 +282,19 @@ class PartitionDaemon(Daemon[Job]):
             has_devices = has_devices or bool(local)
             for device in local:
                 if not scope.devices or device.name in scope.devices:
-                    found += self._jobs_of(policy, ring, device, scope)
+                    numbers = self._partitions_of(policy, device)
+                    found.add(policy, ring, device, numbers, scope.partitions)
         if has_rings and not has_devices:
             self.log.error(
                 "no device of the rings is at %s, port %s: nothing to do",
                 ", ".join(self._own_addresses),
                 self._own_port or "any",
             )
-        self._rng.shuffle(found)
+        found.shuffle(self._rng)
         return found, watch
 
-    def _jobs_of(
-        self, policy: StoragePolicy, ring: Ring, device: Device, scope: Scope
-    ) -> list[Job]:
+    def _partitions_of(self, policy: StoragePolicy, device: Device) -> Sequence[int]:
+        """The partitions on a device; none, and a failure, when it is away. Yields."""
         partitions = self._managers[policy.index].partitions
         stats = self._stats_of(device.name)
         if not walks.available(partitions, device, self.log):
@@ -304,11 +307,7 @@ class PartitionDaemon(Daemon[Job]):
             self.log.warning("skipped, %s", error)
             stats.failure += 1
             return []
-        return list(
-            walks.jobs_of_device(
-                policy, ring, device, found.partitions, scope.partitions
-            )
-        )
+        return found.partitions
 
     def meet_junk(
         self, policy: StoragePolicy, device: Device, names: Sequence[str]
@@ -437,9 +436,10 @@ class PartitionDaemon(Daemon[Job]):
         partitions = self._managers[job.policy.index].partitions
         group: list[str] = []
         objects: dict[str, Sequence[str]] = {}
-        for suffix in suffixes:
-            group.append(suffix)
-            objects |= partitions.objects(job.device.name, job.partition, suffix)
+        for first in range(0, len(suffixes), SUFFIXES_PER_LOOK):
+            some = suffixes[first : first + SUFFIXES_PER_LOOK]
+            group += some
+            objects |= partitions.objects(job.device.name, job.partition, *some)
             if len(objects) >= OBJECTS_PER_PUSH:
                 yield group, objects
                 group, objects = [], {}

@@ -139,6 +139,10 @@ class DiskFileManager:
     ) -> tuple[int, hashes.SuffixHashes]:
         """How many digests had to be calculated, and what `suffix_hashes` gives."""
         path = self._partition_path(device, partition)
+        if not suffixes and not list_directory:
+            remembered = hashes.remembered_in_memory(self._context.fs, path)
+            if remembered is not None:
+                return 0, remembered
 
         def calculate() -> tuple[int, hashes.SuffixHashes]:
             try:

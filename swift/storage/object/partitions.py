@@ -20,7 +20,7 @@ from swift.core.objectfiles import FilePart, FileSet
 from swift.core.reconstruction import given_back
 from swift.core.redundancy import Redundancy
 from swift.runtime import green
-from swift.storage.fs import GONE, as_domain_error
+from swift.storage.fs import GONE, as_domain_error, remove_if_there
 from swift.storage.object import hashes
 from swift.storage.object.cleanup import clean_names, is_awaiting_commit
 from swift.storage.object.context import DiskContext
@@ -85,11 +85,18 @@ class Partitions:
         return sorted(name for name in names if is_suffix(name))
 
     def objects(
-        self, device: str, partition: str | int, suffix: str
+        self, device: str, partition: str | int, *suffixes: str
     ) -> dict[str, tuple[str, ...]]:
-        """What one suffix directory holds, after a clean-up."""
-        path = f"{self.path(device, partition)}/{suffix}"
-        return self._run(device, self._objects, path)
+        """What some suffix directories hold, after a clean-up."""
+        path = self.path(device, partition)
+
+        def look() -> dict[str, tuple[str, ...]]:
+            found: dict[str, tuple[str, ...]] = {}
+            for suffix in suffixes:
+                found |= self._objects(f"{path}/{suffix}")
+            return found
+
+        return self._run(device, look)
 
     def _objects(self, path: str) -> dict[str, tuple[str, ...]]:
         fs = self._context.fs
@@ -364,17 +371,14 @@ class Partitions:
 
     def remove_if_file(self, device: str, partition: str | int) -> bool:
         """Remove a plain file in the place of a partition; True when there was one."""
-        return self._run(device, self._remove_if_file, self.path(device, partition))
-
-    def _remove_if_file(self, path: str) -> bool:
+        path = self.path(device, partition)
         try:
+            # Whoever asks has just listed the directory, so this does not wait for it.
             if not self._context.fs.is_file(path):
                 return False
-            self._context.fs.unlink(path)
         except OSError as error:
-            if error.errno in GONE:
-                return False
-            raise
+            raise as_domain_error(error, device) from error
+        self._run(device, remove_if_there, self._context.fs, [path])
         return True
 
     def forget_temporaries(self, device: str) -> None:
