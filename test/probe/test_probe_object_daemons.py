@@ -221,6 +221,38 @@ def test_an_expired_object_leaves_the_disk_the_listing_and_the_queue(
     assert recon(cluster, 1)["object_expiration_pass"] > 0
 
 
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+def test_an_object_that_was_given_more_time_survives_a_node_that_missed_it(
+    cluster, client, facts, container, method
+):
+    path = f"{client.base}/{container}/o"
+    expires = int(time.time()) + 4
+    answer = client.put(path, b"before", {"X-Delete-At": str(expires)})
+    assert answer.status == 201
+    replicas = Replicas(cluster, client, facts, container, "o")
+    down = f"object-{replicas.nodes[0]}"
+    cluster.kill(down)
+    try:
+        later = {"X-Delete-At": str(expires + 5000)}
+        body = b"after" if method == "PUT" else None
+        assert client.request(method, path, later, body).status in (201, 202)
+    finally:
+        cluster.restart(down)
+    wait_until(lambda: time.time() > expires + 1, 30, "the first time")
+    for node in NODES:
+        # The queue is known, and that the row is void is not.
+        run(cluster, "container-updater", node, kind="container")
+
+    run(cluster, "object-expirer", 1, dequeue_from_legacy="true")
+    for _ in range(2):
+        for node in NODES:
+            run(cluster, "object-replicator", node, sync_method="ssync")
+
+    assert client.get(path).body == (body or b"before")
+    for node in replicas.nodes:
+        assert replicas.files(node)[0].suffix == ".data"
+
+
 # --- Auditor --------------------------------------------------------------------------
 
 
