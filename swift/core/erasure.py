@@ -40,7 +40,14 @@ from swift.core.headers import (
 from swift.core.objectfiles import FilePart, FileSet, Preference
 from swift.core.quorum import CopyCollector
 from swift.core.ranges import ByteRange, RangeSpec, parse_range
-from swift.core.redundancy import ArchiveCheck, Collector, Decoder, Encoder, SuffixHash
+from swift.core.redundancy import (
+    POLICY_TYPE,
+    ArchiveCheck,
+    Collector,
+    Decoder,
+    Encoder,
+    SuffixHash,
+)
 
 EC_TYPE = "ec_type"
 DATA_FRAGMENTS = "ec_num_data_fragments"
@@ -335,8 +342,10 @@ class ErasureCoding:
         return index
 
     def conflict(self, record: Mapping[str, str]) -> tuple[str, str] | None:
-        """Archives say by which parameters they were made."""
-        scheme = record.get(X_OBJECT_SYSMETA_EC_SCHEME, self.scheme)
+        """Archives say by which parameters they were made; copies say nothing."""
+        scheme = record.get(X_OBJECT_SYSMETA_EC_SCHEME)
+        if scheme is None:
+            return POLICY_TYPE, "fragments, but there are whole copies"
         ec_type, _, fragments = scheme.partition(" ")
         data, _, parity = fragments.partition("+")
         segment_size = record.get(X_OBJECT_SYSMETA_EC_SEGMENT_SIZE)

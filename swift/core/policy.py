@@ -24,7 +24,7 @@ from swift.core.erasure import (
     ErasureCoding,
 )
 from swift.core.errors import ConfigError, InvalidInput
-from swift.core.redundancy import Redundancy, Replication
+from swift.core.redundancy import POLICY_TYPE, Redundancy, Replication
 from swift.core.settings import bind, boolean, csv, option, positive_int
 
 LEGACY_NAME = "Policy-0"
@@ -275,7 +275,7 @@ def _read_policy(
     reader = _READERS.get(options.policy_type)
     if reader is None:
         raise ConfigError(
-            source, section, "policy_type", f"{options.policy_type!r} is unknown"
+            source, section, POLICY_TYPE, f"{options.policy_type!r} is unknown"
         )
     return StoragePolicy(
         index,

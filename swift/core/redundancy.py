@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from hashlib import md5
 from typing import Any, Protocol
 
-from swift.core.headers import Headers
+from swift.core.headers import X_OBJECT_SYSMETA_EC_SCHEME, Headers
 from swift.core.objectfiles import (
     FilePart,
     FileSet,
@@ -23,6 +23,9 @@ from swift.core.objectfiles import (
 )
 from swift.core.quorum import Answer, CopyCollector
 from swift.core.ranges import ByteRange
+
+POLICY_TYPE = "policy_type"
+"""The option that says which of the implementations a policy has."""
 
 SuffixHash = str | dict[int | None, str]
 """What one suffix directory comes to: one digest, or one for each fragment index."""
@@ -320,8 +323,12 @@ class Replication:
     def fragment_index(self, record: Mapping[str, str]) -> None:
         """There are no fragments."""
 
-    def conflict(self, record: Mapping[str, str]) -> None:
-        """A copy says nothing of what its policy was."""
+    def conflict(self, record: Mapping[str, str]) -> tuple[str, str] | None:
+        """Fragments are no copies."""
+        scheme = record.get(X_OBJECT_SYSMETA_EC_SCHEME)
+        if scheme is None:
+            return None
+        return POLICY_TYPE, f"copies, but there are fragments of {scheme}"
 
     def record_fault(
         self, record: Mapping[str, str], fragment_index: int | None

@@ -53,7 +53,20 @@ def check(disks, redundancy):
 def test_what_was_made_by_the_same_options_is_no_matter(disks):
     check(disks, CODING)
     check(disks, ErasureCoding("isa_l_rs_vand", 4, 2, segment_size=4096, duplication=2))
-    check(disks, Replication())
+
+
+def test_another_kind_of_policy_is_refused_by_name(disks, tmp_path):
+    said = (
+        r"storage-policy:0\] policy_type: policy deep: copies, but there are fragments"
+    )
+    with pytest.raises(ConfigError, match=said):
+        check(disks, Replication())
+    (tmp_path / "other").mkdir()
+    copies = Disks(tmp_path / "other")
+    copies.put("o")
+    said = r"policy_type: policy deep: fragments, but there are whole copies"
+    with pytest.raises(ConfigError, match=said):
+        check(copies, CODING)
 
 
 @pytest.mark.parametrize(
