@@ -13,7 +13,7 @@ COUNT  ?= 200
 BODIES := $(patsubst %,test/functional/test_functional_%.py,object segments slo dlo)
 
 .PHONY: help setup run test check format lint types unit interop functional \
-        functional-ec probe sim crash bench bench-replication docs samples clients ci clean
+        functional-ec probe sim crash bench bench-replication bench-reconstruction docs samples clients ci clean
 
 help: ## Say what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
@@ -89,6 +89,9 @@ bench: setup ## CPU time per request, in ms and in H
 
 bench-replication: setup ## Passes of the daemons beside find, rsync and md5sum
 	$(BIN)/python -m test.bench.replication $(if $(OBJECTS),--objects $(OBJECTS))
+
+bench-reconstruction: setup ## A lost device filled again, beside bare coding and the disk
+	$(BIN)/python -m test.bench.reconstruction
 
 samples: setup ## Write etc/*.conf-sample and etc/systemd from the code
 	$(BIN)/python doc/samples.py
