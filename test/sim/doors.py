@@ -153,7 +153,8 @@ class SimDisk(FileSystem):
     """The disks of all nodes: `<root>/<node>/<device>/…`.
 
     broken: names of rules that it breaks, to see that the simulation notices:
-    "fsync" does not sync, "tombstones" loses them, "pending" loses container updates.
+    "fsync" does not sync, "tombstones" loses them, "pending" loses container updates,
+    "rows" makes all databases forgetful.
     """
 
     def __init__(self, root, rng, broken=()):

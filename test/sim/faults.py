@@ -34,6 +34,8 @@ class Faults:
         self._say = say
         self._heal = heal
         self._victim = self._rng.choice(world.nodes)
+        forgetful = world.nodes if "rows" in world.disk.broken else [self._victim]
+        world.databases.forgetful.update(node.name for node in forgetful)
         self.damaged = False
         self.hidden = set()
 

@@ -47,6 +47,7 @@ from swift.wire.filter import PipelineContext, Process
 from swift.wire.internal_client import InternalClient
 from swift.wire.memcache import LocalCache
 from swift.wire.request import call
+from test.sim import databases
 from test.sim.doors import (
     InlineThreads,
     Network,
@@ -102,6 +103,7 @@ class SimNode:
         os.makedirs(self.path)
         self.cluster = world.cluster()
         self.down = True
+        self._image = None
         self.apps = {}
         self.served = []
         self.daemons = {}
@@ -145,12 +147,36 @@ class SimNode:
 
     def cut_power(self):
         """End everything, and lose what was not synced."""
-        state = self.world.disk.nodes[self.name]
+        world = self.world
+        state = world.disk.nodes[self.name]
         state.down = True
         state.cut_in = None
+        if not self._image:
+            self._image = world.databases.after_power_loss(self.path, self.name)
+        image, self._image = self._image, None
         self.stop()
         if os.path.isdir(self.path):
-            self.world.disk.lose_power(self.name, self.device)
+            world.disk.lose_power(self.name, self.device)
+            world.databases.settle(image)
+
+    def fails_to_sync(self):
+        """True when a database cannot be synced now: the disk is sick, or all is over.
+
+        The power may go here: what a restart finds is settled now, while SQLite, whose
+        steps cannot be broken off, undoes its transaction in vain.
+        """
+        state = self.world.disk.nodes[self.name]
+        if state.down or "sync" in state.errors:
+            return True
+        if state.cut_in is None:
+            return False
+        state.cut_in -= 1
+        if state.cut_in >= 0:
+            return False
+        state.down = True
+        self._image = self.world.databases.after_power_loss(self.path, self.name)
+        green.spawn(self.cut_power)
+        return True
 
     def take_away(self):
         """The device is gone, its node lives."""
@@ -292,6 +318,8 @@ class World:
         green.install_threads(InlineThreads(rng))
         self.disk = SimDisk(self.root, rng, broken)
         fs.install(self.disk)
+        self.databases = databases.SimDatabases(rng, self._fails_to_sync)
+        databases.install(self.databases)
         self.network = Network(rng)
         rsync.install(SimRsync(self.network, self.root))
         self.sink = ListSink()
@@ -315,6 +343,7 @@ class World:
         green.install_threads(None)
         green.install(None)
         fs.install(None)
+        databases.install(None)
         rsync.install(None)
         os.urandom = random._urandom = self._urandom
         random.setstate(self._random_state)
@@ -328,6 +357,11 @@ class World:
     def cluster(self):
         """What one more process knows of the cluster."""
         return Cluster(self.root, SALT, Limits(), self.policies, self.layout.seen())
+
+    def _fails_to_sync(self, path):
+        name = path[len(self.root) + 1 :].partition("/")[0]
+        node = next((node for node in self.nodes if node.name == name), None)
+        return node is not None and node.fails_to_sync()
 
     def proxy(self, *, near=0, calm=False):
         """A proxy, on the side of a node; calm: its messages meet no faults."""

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SQLite behind the fake disk: what of a database survives a loss of power.
+
+SQLite does its own input and output, so a shim stands between it and its layer of
+system calls (its VFS). The shim learns of each sync, and keeps what the file was then;
+it learns of each removed journal, whose removal nobody syncs. When the power goes, a
+page that was written since the last sync is there or not, by chance. The power may go
+at any sync, in the middle of a transaction, and a sync fails where the disk is sick.
+
+A loss of what was acknowledged (lines of a pending file, a transaction whose journal is
+back) happens on one node of a history, for nobody promises rows that all nodes lose at
+once. Not modelled: a file that is made and renamed as a whole is down once it has its
+name; pages are never torn. Where Python does not use the shared libsqlite3, nothing is
+lost.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from contextlib import suppress
+from ctypes import CFUNCTYPE, POINTER, Structure, c_char_p, c_int, c_void_p
+from functools import cache
+
+PAGE_BYTES = 4096
+IOERR_FSYNC = 1034
+_JOURNAL = "-journal"
+_DIRECTORIES = ("accounts", "containers")
+
+_Open = CFUNCTYPE(c_int, c_void_p, c_void_p, c_void_p, c_int, c_void_p)
+_Delete = CFUNCTYPE(c_int, c_void_p, c_void_p, c_int)
+_Sync = CFUNCTYPE(c_int, c_void_p, c_int)
+
+
+class _Vfs(Structure):
+    """sqlite3_vfs, https://www.sqlite.org/c3ref/vfs.html."""
+
+    _fields_ = (
+        ("version", c_int),
+        ("file_size", c_int),
+        ("path_size", c_int),
+        ("next", c_void_p),
+        ("name", c_char_p),
+        ("data", c_void_p),
+        ("open", _Open),
+        ("delete", _Delete),
+        ("others", c_void_p * 14),
+    )
+
+
+class _Methods(Structure):
+    """sqlite3_io_methods, https://www.sqlite.org/c3ref/io_methods.html."""
+
+    _fields_ = (
+        ("version", c_int),
+        ("before", c_void_p * 4),
+        ("sync", _Sync),
+        ("after", c_void_p * 13),
+    )
+
+
+class _File(Structure):
+    _fields_ = (("methods", POINTER(_Methods)),)
+
+
+class _Shim:
+    """The VFS of this process. target: a SimDatabases that is told, None for none."""
+
+    def __init__(self, library):
+        self.target = None
+        library.sqlite3_vfs_find.restype = POINTER(_Vfs)
+        self._below = library.sqlite3_vfs_find(None)
+        self._paths = {}
+        self._ours = {}
+        self._real_sync = {}
+        self._vfs = _Vfs.from_buffer_copy(self._below.contents)
+        self._vfs.name = b"simulated"
+        self._vfs.open = _Open(self._open)
+        self._vfs.delete = _Delete(self._delete)
+        self._sync_callback = _Sync(self._sync)
+        # SQLite keeps the address for as long as the process lives, as we do.
+        library.sqlite3_vfs_register(ctypes.byref(self._vfs), 1)
+
+    def _open(self, _vfs, name, file, flags, out_flags):
+        below = ctypes.cast(self._below, c_void_p)
+        code = self._below.contents.open(below, name, file, flags, out_flags)
+        if code == 0 and name is not None and self.target is not None:
+            opened = _File.from_address(file)
+            opened.methods = ctypes.pointer(self._with_our_sync(opened.methods))
+            self._paths[file] = os.fsdecode(ctypes.string_at(name))
+        return code
+
+    def _with_our_sync(self, methods):
+        address = ctypes.addressof(methods.contents)
+        ours = self._ours.get(address)
+        if ours is None:
+            ours = self._ours[address] = _Methods.from_buffer_copy(methods.contents)
+            self._real_sync[ctypes.addressof(ours)] = methods.contents.sync
+            ours.sync = self._sync_callback
+        return ours
+
+    def _sync(self, file, flags):
+        target, path = self.target, self._paths[file]
+        if target is not None and target.fails(path):
+            return IOERR_FSYNC
+        methods = ctypes.addressof(_File.from_address(file).methods.contents)
+        code = self._real_sync[methods](file, flags)
+        if code == 0 and target is not None:
+            target.synced(path)
+        return code
+
+    def _delete(self, _vfs, name, is_synced):
+        if self.target is not None:
+            self.target.removed(os.fsdecode(ctypes.string_at(name)))
+        below = ctypes.cast(self._below, c_void_p)
+        return self._below.contents.delete(below, name, is_synced)
+
+
+@cache
+def _shim():
+    """The shim, None where SQLite is not a shared library."""
+    try:
+        return _Shim(ctypes.CDLL("libsqlite3.so.0"))
+    except OSError:
+        return None
+
+
+def install(databases):
+    """Have SQLite tell of what it does; None: nobody."""
+    shim = _shim()
+    if shim is not None:
+        shim.target = databases
+
+
+class SimDatabases:
+    """What the platters hold of databases.
+
+    fails: path → True when its disk cannot sync now. forgetful: names of the nodes that
+    may lose what was acknowledged.
+    """
+
+    def __init__(self, rng, fails):
+        self.fails = fails
+        self.forgetful = set()
+        self._rng = rng
+        self._kept = {}
+        self._removed = {}
+
+    def synced(self, path):
+        """Keep what a file is now. A journal that is synced ends that of before."""
+        self._kept[path] = (os.stat(path).st_ino, _content(path))
+        self._removed.pop(path, None)
+
+    def removed(self, path):
+        """Keep what a journal was, as the directory may not know that it is gone."""
+        kept = self._kept.pop(path, None)
+        if kept is not None:
+            self._removed[path] = kept[1]
+
+    def after_power_loss(self, device_path, node):
+        """path → bytes that a restart would find there now, None for no file."""
+        found = {}
+        for kind in _DIRECTORIES:
+            for folder, _, names in sorted(os.walk(f"{device_path}/{kind}")):
+                for name in sorted(names):
+                    self._settle(f"{folder}/{name}", node, found)
+        return found
+
+    def _settle(self, path, node, found):
+        forgets = node in self.forgetful
+        if path.endswith(".pending"):
+            lines = _content(path)
+            kept = self._rng.randint(0, len(lines)) if forgets else len(lines)
+            found[path] = lines[:kept]
+        elif path.endswith((".db", _JOURNAL)):
+            inode, kept = self._kept.get(path, (None, b""))
+            live = _content(path)
+            if inode == os.stat(path).st_ino or path.endswith(_JOURNAL):
+                live = self._mixed(kept, live)
+            found[path] = live
+            journal = self._removed.get(f"{path}{_JOURNAL}")
+            if journal is not None and forgets and self._rng.random() < 0.5:
+                found[f"{path}{_JOURNAL}"] = journal
+
+    def _mixed(self, kept, live):
+        """Some pages as they were synced, and some as they were written later."""
+        if kept == live or self._rng.random() < 0.3:
+            return live
+        size = self._rng.choice((len(kept), len(live)))
+        pages = []
+        for start in range(0, size, PAGE_BYTES):
+            page = self._rng.choice((kept, live))[start : start + PAGE_BYTES]
+            pages.append(page.ljust(min(PAGE_BYTES, size - start), b"\0"))
+        return b"".join(pages)
+
+    def settle(self, image):
+        """Make the files what a restart finds."""
+        for path, content in image.items():
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            # The directory may have been moved aside since.
+            if os.path.isdir(os.path.dirname(path)):
+                with open(path, "wb") as stream:
+                    stream.write(content)
+                self._kept[path] = (os.stat(path).st_ino, content)
+            self._removed.pop(path, None)
+
+
+def _content(path):
+    # A descriptor of ours that is closed drops the locks that SQLite has on the file;
+    # all is one thread and one process, and nobody else waits for them.
+    with open(path, "rb") as stream:
+        return stream.read()
