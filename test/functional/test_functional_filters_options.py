@@ -16,7 +16,7 @@ import pytest
 
 from swift.core.signing import sync_message, sync_signature
 from test.support.client import Client
-from test.support.cluster import ROOT, free_port, wait_until
+from test.support.cluster import ROOT, START_LIMIT_S, free_port, wait_until
 
 PIPELINE = (
     "catch_errors gatekeeper healthcheck xprofile proxy-logging cache "
@@ -82,7 +82,7 @@ def second(cluster, client):
         except OSError:
             return False
 
-    wait_until(answers, 30, "second proxy")
+    wait_until(answers, START_LIMIT_S, "second proxy")
     yield found
     process.terminate()
     process.wait(60)
