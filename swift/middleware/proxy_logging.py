@@ -26,7 +26,8 @@ from swift.core.headers import (
 )
 from swift.core.settings import boolean, csv, natural, number, option
 from swift.runtime import green
-from swift.runtime.logs import INFO, Anonymizer, LineTemplate, Logger, get_logger
+from swift.runtime.access_lines import Anonymizer, LineTemplate
+from swift.runtime.logs import INFO, Logger, get_logger
 from swift.runtime.metrics import Metrics, get_metrics
 from swift.wire import environ as env
 from swift.wire.environ import Environ, headers_of, key_of

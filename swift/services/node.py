@@ -39,8 +39,9 @@ from swift.core.names import (
 from swift.core.settings import boolean, option
 from swift.core.timestamp import Timestamp
 from swift.runtime import green
+from swift.runtime.access_lines import Anonymizer, LineTemplate
 from swift.runtime.cluster import Cluster
-from swift.runtime.logs import DEBUG, INFO, Anonymizer, LineTemplate, Logger
+from swift.runtime.logs import DEBUG, INFO, Logger
 from swift.runtime.metrics import Metrics
 from swift.wire import environ as env
 from swift.wire.environ import Environ, headers_of

@@ -12,7 +12,7 @@ from filter_pipeline import Bench, found
 
 from swift.core.errors import ConfigError
 from swift.middleware import proxy_logging
-from swift.runtime.logs import PROXY_LOG_FORMAT
+from swift.runtime.access_lines import PROXY_LOG_FORMAT
 from swift.runtime.metrics import StatsdConfig, StatsdMetrics
 from swift.wire import environ as env
 from swift.wire.environ import blank, sub_environ
