@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from test.support.cluster import ROOT
 
@@ -40,11 +41,14 @@ QUICK = {
 }
 """Options of a pass that spares nobody."""
 
+Options = dict[str, dict[str, str]]
+
 
 def conf_of(folder: Path, node: int, daemon: str) -> Path:
-    """The .conf file of a daemon of a node."""
+    """The .conf file of a daemon of a node: one of its own, or that of its server."""
+    own = folder / "etc" / f"{daemon}.conf"
     kind = daemon.partition("-")[0]
-    return folder / "etc" / f"{kind}-server" / f"{node}.conf"
+    return own if own.exists() else folder / "etc" / f"{kind}-server" / f"{node}.conf"
 
 
 def command(folder: Path, node: int, daemon: str, *arguments: str) -> list[str]:
@@ -53,32 +57,49 @@ def command(folder: Path, node: int, daemon: str, *arguments: str) -> list[str]:
     return [sys.executable, program, str(conf_of(folder, node, daemon)), *arguments]
 
 
-def run_passes(
+def began(daemon: str, node: int) -> str:
+    """The line of the output that says that a pass begins."""
+    return f"{daemon} passes on node {node}"
+
+
+def start_passes(
     folder: Path,
     daemons: Sequence[str] = HEALERS,
-    options: dict[str, dict[str, str]] | None = None,
-    limit_s: float = 300.0,
-) -> str:
-    """One pass of each daemon on every node; what they logged.
+    options: Options | None = None,
+    **channels: Any,
+) -> subprocess.Popen[str]:
+    """Start one pass of each daemon on every node; its output has a line for each.
 
-    options: daemon → option → value, over those of QUICK. AssertionError when a pass
-    raises.
+    options: daemon → option → value, over those of QUICK. channels: of Popen.
     """
     wanted = {
         name: {**QUICK.get(name, {}), **(options or {}).get(name, {})}
         for name in daemons
     }
-    done = subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-m", "test.support.passes", str(folder), json.dumps(wanted)],
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=limit_s,
-        check=False,
+        **channels,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+
+
+def run_passes(
+    folder: Path,
+    daemons: Sequence[str] = HEALERS,
+    options: Options | None = None,
+    limit_s: float = 300.0,
+) -> str:
+    """As `start_passes`, to the end; what was said. AssertionError when one raises."""
+    running = start_passes(folder, daemons, options, stderr=subprocess.STDOUT)
+    try:
+        said = running.communicate(timeout=limit_s)[0]
+    finally:
+        running.kill()
+    assert running.returncode == 0, said
+    return said
 
 
 def _main(folder: str, wanted: str) -> None:
@@ -91,6 +112,9 @@ def _main(folder: str, wanted: str) -> None:
     for name, options in json.loads(wanted).items():
         for node in NODES:
             conf = read_conf(str(conf_of(Path(folder), node, name)))
+            if name not in conf.sections:
+                continue  # not every node runs every daemon
+            print(began(name, node), flush=True)
             values = {**conf.section(name), "log_level": "INFO", **options}
             log = get_logger(values, name, console=True)
             daemon = make_daemon(PROGRAMS[name].daemon, values, conf, log)
