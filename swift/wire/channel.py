@@ -97,6 +97,8 @@ class Channel:
         than to move it. True may be wrong; the read then says that it would block.
         `read_as_it_comes` ends the mode. Yields.
         """
+        if self.watch.closed:
+            return False
         if self._arrived() >= count:
             return True
         self._set_low_water(count)

@@ -11,7 +11,7 @@ import pytest
 
 from swift.core import headers as h
 from swift.core import mime
-from swift.core.errors import ClientDisconnect
+from swift.core.errors import ClientDisconnect, ClientTimeout
 from swift.runtime import green
 from swift.runtime.logs import NULL_LOG
 from swift.wire import environ as env
@@ -281,3 +281,17 @@ def test_without_pipes_nothing_is_taken(monkeypatch):
     monkeypatch.setattr(splicing, "_pipes", [])
     client = Client([b"z" * 1000], 1000)
     assert passed_on(Keeping(), client, 1000) == (None, [])
+
+
+def test_a_connection_that_is_cut_ends_an_intake():
+    client = Client([b"a" * 100], 1000)
+    intake = client.body.intake()
+    room = memoryview(bytearray(500))
+    assert intake.wait()
+    assert intake.receive(room) == 100
+    client.body._channel.close()
+    # Its own descriptor is open still, but would have nothing for ever.
+    with pytest.raises(ClientTimeout):
+        intake.wait()
+    intake.close()
+    client.close()
