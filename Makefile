@@ -72,7 +72,7 @@ functional-ec: setup ## All of it with erasure coding as the default policy
 probe: setup ## Several servers; things are broken on purpose
 	$(BIN)/python -m pytest -n 2 --dist loadfile test/probe
 
-sim: setup ## A whole cluster in one process (SEED= COUNT=)
+sim: setup ## Whole clusters in one process (SEED= COUNT=; 5000 for a night)
 	@if [ -e test/sim/run.py ]; then \
 	  $(BIN)/python -m test.sim.run --seed $(SEED) --count $(COUNT) --jobs 0; \
 	else echo "no simulation yet"; fi

@@ -8,6 +8,7 @@ import random
 from swift.core.headers import X_STORAGE_POLICY
 from swift.core.timestamp import Timestamp
 from swift.runtime import green
+from test.sim.doors import START
 from test.sim.faults import Faults
 from test.sim.judge import Judge, Story, Write
 from test.sim.layout import SCHEMES
@@ -63,9 +64,13 @@ class Failed(Exception):
 
 
 class History:
-    """Runs the history of a seed. trace: what happened, line by line."""
+    """Runs the history of a seed.
 
-    def __init__(self, seed, broken=(), *, logs=False):
+    skipped: numbers of steps that are left out; each has its own randomness, so that
+    the others stay what they are. trace: what happened, a line with time and step each.
+    """
+
+    def __init__(self, seed, broken=(), skipped=frozenset(), *, logs=False):
         self.seed = seed
         self.rng = random.Random(seed)
         count = 5 if seed % 4 == 0 else 4
@@ -81,6 +86,9 @@ class History:
         self.judge.object_rings = [p.ring_name for p in self.world.policies]
         self.trace = []
         self.faults = Faults(self.world, self.say, self._heal)
+        self.steps = self.rng.randint(*STEPS)
+        self._skipped = skipped
+        self._number = 0
         self._marks = 0
         self._expiring = 0
         self._stamps = set()
@@ -88,7 +96,8 @@ class History:
     def say(self, text):
         """One line of the trace."""
         text = text.replace(self.world.root, "")
-        self.trace.append(f"{self.world.clock.now() - 1.7e9:10.3f} {text}")
+        seconds = self.world.clock.now() - START
+        self.trace.append(f"{seconds:10.3f} {self._number:3} {text}")
 
     def run(self):
         """All of it; raises Failed. The world is closed afterwards."""
@@ -96,14 +105,21 @@ class History:
         try:
             for container, policy in CONTAINERS.items():
                 self._write_container("PUT", container, {X_STORAGE_POLICY: policy})
-            for _ in range(self.rng.randint(*STEPS)):
-                world.clock.leap(self.rng.choice((0.01, 0.3, 2.0, 20.0)))
-                self._step()
+            for number in range(1, self.steps + 1):
+                if number not in self._skipped:
+                    self._begin(number)
+                    world.clock.leap(self.rng.choice((0.01, 0.3, 2.0, 20.0)))
+                    self._step()
+            self._begin(self.steps + 1)
             self.faults.mend()
             world.clock.leap(1000.0)  # what expires has expired
             self._settle()
         finally:
             self._free_doors()
+
+    def _begin(self, number):
+        self._number = number
+        self.rng.seed(f"{self.seed} {number}")
 
     def _free_doors(self):
         try:
