@@ -26,13 +26,14 @@ from swift.wire.infocache import Cache
 class ShardCache:
     """One of the two sets, for one request.
 
-    use: `listing` or `updating`. metric: what its counters begin with. ttl_s: how long
-    a set is believed; 0 remembers nothing. skip_pct: share of look-ups that ask anew.
+    use: `listing` or `updating`. resource: what is asked for, in the names of counters.
+    ttl_s: how long a set is believed; 0 remembers nothing. skip_pct: share of look-ups
+    that ask anew.
     """
 
     exchange: Exchange
     use: str
-    metric: str
+    resource: str
     ttl_s: float
     skip_pct: float
 
@@ -43,7 +44,7 @@ class ShardCache:
         return cls(
             exchange,
             "listing",
-            "container.shard_listing.cache",
+            "container",
             config.recheck_listing_shard_ranges_s,
             config.container_listing_shard_ranges_skip_cache_pct,
         )
@@ -55,7 +56,7 @@ class ShardCache:
         return cls(
             exchange,
             "updating",
-            "object.shard_updating.cache",
+            "object",
             config.recheck_updating_shard_ranges_s,
             config.container_updating_shard_ranges_skip_cache_pct,
         )
@@ -101,7 +102,8 @@ class ShardCache:
         return f"{self.use}-shards/{container.account}/{container.container}"
 
     def _count(self, event: str) -> None:
-        self.exchange.proxy.metrics.increment(f"{self.metric}.{event}")
+        name = f"{self.resource}.shard_{self.use}.cache.{event}"
+        self.exchange.proxy.metrics.increment(name)
 
 
 def _from_record(record: Any) -> list[Namespace] | None:
