@@ -102,8 +102,8 @@ class ShardCache:
         return f"{self.use}-shards/{container.account}/{container.container}"
 
     def _count(self, event: str) -> None:
-        name = f"{self.resource}.shard_{self.use}.cache.{event}"
-        self.exchange.proxy.metrics.increment(name)
+        metrics = self.exchange.proxy.metrics
+        metrics.increment(f"{self.resource}.shard_{self.use}.cache.{event}")
 
 
 def _from_record(record: Any) -> list[Namespace] | None:
