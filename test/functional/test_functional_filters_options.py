@@ -82,10 +82,12 @@ def second(cluster, client):
         except OSError:
             return False
 
-    wait_until(answers, START_LIMIT_S, "second proxy")
-    yield found
-    process.terminate()
-    process.wait(60)
+    try:
+        wait_until(answers, START_LIMIT_S, "second proxy")
+        yield found
+    finally:
+        process.terminate()
+        process.wait(60)
 
 
 def test_host_names_stand_for_containers(second, client, container):

@@ -62,7 +62,10 @@ class Cluster:
         self._extra: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
-        """Start every server and wait until the proxy answers."""
+        """Start every server and wait until the proxy answers.
+
+        What does not come up in time is stopped: no fixture would.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         out = (self.folder / "saio.out").open("ab")
         self._process = subprocess.Popen(
@@ -83,7 +86,13 @@ class Cluster:
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
         out.close()
-        wait_until(self._answers, START_LIMIT_S, f"start; see {self.folder}/saio.out")
+        try:
+            wait_until(
+                self._answers, START_LIMIT_S, f"start; see {self.folder}/saio.out"
+            )
+        except BaseException:
+            self.stop()
+            raise
 
     def _answers(self) -> bool:
         assert self._process is not None
