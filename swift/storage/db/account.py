@@ -178,8 +178,11 @@ class AccountStat:
 
     @property
     def is_status_deleted(self) -> bool:
-        """True when the account was deleted and waits for the reaper."""
-        return self.status == "DELETED"
+        """True when the account was deleted and waits for the reaper.
+
+        A copy that was told by another one has the times alone, and no status.
+        """
+        return self.status == "DELETED" or self.delete_timestamp > self.put_timestamp
 
     @property
     def is_deleted(self) -> bool:

@@ -107,6 +107,15 @@ def test_a_deleted_account_waits_for_the_reaper(broker):
     assert not broker.is_reclaimable(_at(9))
 
 
+def test_a_copy_that_hears_of_the_deletion_waits_for_the_reaper_too(broker):
+    broker.put_container(ContainerRow("c", _at(1), "0", 3, 30))
+    stat = broker.stat()
+    assert not stat.is_status_deleted
+
+    broker.merge_timestamps(stat.created_at, stat.put_timestamp, _at(2))
+    assert broker.stat().is_status_deleted
+
+
 def test_an_account_goes_when_empty_and_deleted_long_ago(broker):
     assert not broker.is_reclaimable(_at(9))
     broker.delete(_at(2))
