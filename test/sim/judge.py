@@ -310,7 +310,7 @@ class Judge:
                     found.append(f"{container}/{obj}: is listed, but not stored")
             elif row is None:
                 found.append(f"{container}/{obj}: is stored, but not listed")
-            else:
+            elif not self._was_destroyed(story, row):
                 expected = self._content(container, obj, data[0], own)
                 found += _compare_row(f"{container}/{obj}", row, data[0], expected)
         for container, rest in sorted(listed.items()):
