@@ -54,11 +54,6 @@ def service_address(ip: str) -> str:
     return ip.replace("10.1.", "10.0.")
 
 
-def replication_address(ip: str) -> str:
-    """The address by which daemons know a node."""
-    return ip.replace("10.0.", "10.1.")
-
-
 class FragmentNodes(Nodes):
     """Nodes whose object servers are real.
 

@@ -12,7 +12,7 @@ from swift.daemons.object_reconstructor import ObjectReconstructor, Reconstructo
 from swift.runtime.daemon import Frame, Scope, run_pass
 from swift.runtime.logs import ListSink, Logger
 from swift.runtime.metrics import Metrics
-from test.support.fragments import DEVICES, FragmentSetup, replication_address
+from test.support.fragments import DEVICES, FragmentSetup
 from test.support.nodes import PORTS
 
 ADDRESSES = [f"10.0.0.{number}" for number in range(1, DEVICES + 1)]
@@ -54,7 +54,7 @@ class ReconstructSetup(FragmentSetup):
         values: dict[str, Any] = {
             "devices": str(self.nodes.root / ip),
             "mount_check": False,
-            "bind_ip": replication_address(ip),
+            "bind_ip": self._replication_address(ip),
             "bind_port": PORTS["object"],
             "recon_cache_path": str(self.root),
             "fallocate_reserve": Reserve(),
@@ -67,6 +67,11 @@ class ReconstructSetup(FragmentSetup):
             connector=self.nodes,
             rng=random.Random(1),
         )
+
+    def _replication_address(self, ip: str) -> str:
+        """The address by which daemons know a node."""
+        devices = self.cluster.object_ring(0).devices
+        return next(each.replication_ip for each in devices if each and each.ip == ip)
 
     def reconstruct(self, *addresses: str, **options: Any) -> None:
         """One pass on each of some nodes; on all when none is named."""
