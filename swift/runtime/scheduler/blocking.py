@@ -69,8 +69,8 @@ class ThreadPool:
             threading.Thread(
                 target=self._work, name=f"disk-{self._started}", daemon=True
             ).start()
-        # Handed out when the hub has run all that is ready: a thread that is woken while
-        # this one computes would only wait for the interpreter.
+        # Handed out when the hub has run all that is ready: a thread that is woken
+        # while this one computes would only wait for the interpreter.
         if not self._new:
             hub.ready.append(self._hand_out)
         self._new.append((parking, function, args, kwargs))
