@@ -321,8 +321,9 @@ def test_a_busy_peer_is_asked_again(setup):
     free, receiver._free = receiver._free, 0
     daemon = setup.reconstructor(setup.primaries()[0])
     thread = green.spawn(run_pass, daemon, Scope(once=True))
-    while not any(seen.method == "SSYNC" for seen in setup.nodes.requests):
-        green.sleep(0.01)
+    with green.Timeout(60):
+        while not any(seen.method == "SSYNC" for seen in setup.nodes.requests):
+            green.sleep(0.01)
     receiver._free = free
     thread.wait(60)
     assert setup.archives() == before
