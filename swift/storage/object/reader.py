@@ -120,6 +120,18 @@ class ObjectReader:
         green.in_thread(self._look, window)
         return window
 
+    def looked_over(self, start: int) -> Iterator[bytes]:
+        """The bytes from `start` to where reading stands, which are read again. Yields.
+
+        Raises ObjectQuarantined when they cannot be read any more.
+        """
+        stop = self._position
+        while start < stop:
+            size = min(stop - start, self._size_per_read())
+            data = green.in_thread(self._read_at, start, size)
+            start += len(data)
+            yield data
+
     def at_once(self) -> bytes | None:
         """All bytes that are left, when they are no more than a disk chunk; else None.
 
@@ -166,6 +178,17 @@ class ObjectReader:
         if not self._keep_cache:
             self._keep_cache = True  # said once for the whole descriptor
             self._fs.read_once(fd)
+
+    def _read_at(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes, one at least, on a disk thread."""
+        try:
+            with self._handle as fd:
+                data = self._fs.read(fd, size, offset)
+        except OSError as error:
+            raise self._quarantine(f"read failed: {error.strerror}") from error
+        if not data:
+            raise self._quarantine(f"file ends at {offset}")
+        return data
 
     def _read(self, size: int) -> bytes:
         """The next `size` bytes, on a disk thread."""
@@ -241,7 +264,8 @@ class FileSpan:
         return self._seen - offset
 
     def __iter__(self) -> Iterator[bytes]:
-        return self._reader
+        yield from self._reader.looked_over(self.offset)
+        yield from self._reader
 
     def close(self) -> None:
         """Let go of the file."""

@@ -216,3 +216,13 @@ def test_with_splice_nothing_is_looked_at(tmp_path):
     assert span.passable(0) == 10
     assert b"".join(span) == b"01234x6789"
     span.close()
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, None), (5, 1_900_000)])
+def test_who_iterates_a_span_gets_what_was_looked_at_too(store, start, stop):
+    body = bytes_of(4 * LARGE)
+    store.put(body, at(1))
+    span = store.file().open(NOW).span(start, stop, owner=True)
+    assert span.passable(span.offset)
+    assert b"".join(span) == body[start:stop]
+    span.close()
