@@ -229,7 +229,9 @@ class ContainerReplicator(DatabaseReplicator):
         usable = set(self.local.usable(mine.values()))
         nodes = [*ring.primaries(partition), *ring.handoffs(partition)]
         device = next(
-            (mine[node.id] for node in nodes if mine.get(node.id) in usable), None
+            (mine[node.id] for node in nodes if mine.get(node.id) in usable),
+            # A device that is drained has no place in the ring any more.
+            min(usable, default=None),
         )
         if device is None:
             raise SwiftError("no usable device of this node for the queue")

@@ -18,6 +18,10 @@ def objects_of(world, ring_name, found):
     that is not the node's own.
     """
     ring = world.rings[ring_name]
+    primaries = {
+        partition: {node.id + 1: node.index for node in ring.primaries(partition)}
+        for partition in range(ring.partition_count)
+    }
     places = {}
     for node in world.nodes:
         top = f"{node.path}/{_directory(ring_name)}"
@@ -28,12 +32,13 @@ def objects_of(world, ring_name, found):
                 for digest in names_in(f"{top}/{partition}/{suffix}"):
                     names = names_in(f"{top}/{partition}/{suffix}/{digest}")
                     copies = places.setdefault((int(partition), digest), {})
-                    copies[node.number] = standing(names)
+                    if node.number in primaries[int(partition)] or not _is_open(names):
+                        copies[node.number] = standing(names)
     for (partition, digest), files in sorted(places.items()):
         # A write that failed may leave an empty directory; it goes when the suffix is
         # hashed again.
         held = {number: names for number, names in files.items() if names}
-        found += _misplaced(ring.primaries(partition), digest, held)
+        found += _misplaced(primaries[partition], digest, held)
     return {digest: files for (_, digest), files in places.items()}
 
 
@@ -54,8 +59,7 @@ def _directory(ring_name):
     return ring_name.replace("object", "objects", 1)
 
 
-def _misplaced(primaries, digest, held):
-    indexes = {node.id + 1: node.index for node in primaries}
+def _misplaced(indexes, digest, held):
     if held and set(held) != set(indexes):
         yield f"{digest}: on nodes {sorted(held)}, belongs on {sorted(indexes)}"
     wholes = {tuple(_FRAGMENT.sub("", name) for name in n) for n in held.values()}
@@ -92,6 +96,15 @@ def standing(names):
         made.append(max(metas, default=""))
     made += [n for n in names if not n.endswith((".data", ".ts", ".meta"))]
     return tuple(sorted(name for name in made if name))
+
+
+def _is_open(names):
+    """True when a fragment that was never committed is newer than the rest.
+
+    A handoff keeps it for the reclaim age, and a tombstone below it as well.
+    """
+    newest = max(names, key=_stamp, default="")
+    return is_data(newest) and not _is_durable(newest)
 
 
 def _is_durable(name):

@@ -13,6 +13,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from greenlet import getcurrent
@@ -25,6 +26,7 @@ with warnings.catch_warnings():
     import eventlet.hubs
     import eventlet.timeout
     from eventlet.hubs import epolls
+    from eventlet.hubs.timer import Timer
 
 from swift.runtime.scheduler import clock as clocks
 from swift.runtime.scheduler.clock import Clock
@@ -59,6 +61,23 @@ class Parking:
         """Let the hub run the thread soon."""
         self.value = value
         this_hub().ready.append(self.resume)
+
+
+_timers_made = count()
+
+
+class _Timer(Timer):  # type: ignore[misc]
+    """Of two that are due at the same moment the older goes first.
+
+    Eventlet's own goes by its address in memory, and a simulation would not repeat.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._number = next(_timers_made)
+
+    def __lt__(self, other: Any) -> bool:
+        return self._number < getattr(other, "_number", -1)
 
 
 class Hub(epolls.Hub):  # type: ignore[misc]
@@ -170,6 +189,14 @@ class Hub(epolls.Hub):  # type: ignore[misc]
         if event & (self.WRITE_MASK | self.EXC_MASK):
             found.append((self.listeners[self.WRITE].get(fileno, noop), fileno))
         return found
+
+    def schedule_call_global(
+        self, seconds: float, function: Callable[..., Any], *args: Any, **named: Any
+    ) -> Any:
+        """A timer that calls `function` once so long from now."""
+        timer = _Timer(seconds, function, *args, **named)
+        self.add_timer(timer)
+        return timer
 
     def switch(self) -> Any:
         """Run the loop until somebody switches back to the calling thread."""

@@ -168,18 +168,19 @@ class Pool:
 
     def __init__(self, size: int) -> None:
         self._semaphore = Semaphore(size)
-        self._threads: set[Thread] = set()
+        # In the order in which they began, so that a simulation repeats itself.
+        self._threads: dict[Thread, None] = {}
 
     def spawn(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Thread:
         """As `spawn`, after waiting for a free place. Yields when full."""
         self._semaphore.acquire()
         thread = Thread(function, args, kwargs)
-        self._threads.add(thread)
+        self._threads[thread] = None
         thread._on_end = lambda: self._leave(thread)
         return thread
 
     def _leave(self, thread: Thread) -> None:
-        self._threads.discard(thread)
+        self._threads.pop(thread, None)
         self._semaphore.release()
 
     @property
