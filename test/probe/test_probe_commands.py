@@ -25,7 +25,7 @@ from swift.cli import (
     ring_builder,
 )
 from test.support.client import Client
-from test.support.cluster import ROOT, Cluster, wait_until
+from test.support.cluster import ROOT, Cluster, find, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +191,7 @@ def test_files_of_the_cluster_are_explained(cluster, capsys):
         ("account", info.account_info),
         ("container", info.container_info),
     ):
-        database = next(cluster.device(1).glob(f"{kind}s/*/*/*/*.db"))
+        database = find(cluster.folder, f"srv/*/*/{kind}s/*/*/*/*.db")[0]
         assert main([str(database), "-s", *swift_dir]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert lines[0].startswith("Path: /")

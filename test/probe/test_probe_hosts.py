@@ -46,10 +46,12 @@ ROUNDS = 4
 PASSES = (
     "object-updater",
     "container-replicator",
-    "container-updater",
     "account-replicator",
+    "container-updater",
     "object-replicator",
 )
+"""Of rows of a container that differ in counts only, an account keeps what came last: a
+handoff has to bring its old ones home before new counts are reported."""
 KEY = "secret"
 
 
