@@ -85,14 +85,16 @@ def change_rings(cluster, change):
 
 
 def replicate(cluster):
-    """One pass of both replicators on each node in turn; what they said.
+    """One pass of updater and replicators on each node in turn; what they said.
 
     They are those of the commands and read the same files; starting Python for each
     would take most of the time.
     """
     sink = ListSink()
-    for kind in KINDS:
-        name = f"{kind}-replicator"
+    # An update that a busy container server did not take in time waits for its daemon.
+    passes = [("object", "object-updater")]
+    passes += [(kind, f"{kind}-replicator") for kind in KINDS]
+    for kind, name in passes:
         for node in NODES:
             conf = read_conf(str(cluster.folder / f"etc/{kind}-server/{node}.conf"))
             log = Logger(f"{name}-{node}", [sink])
