@@ -44,9 +44,7 @@ def cluster(tmp_path_factory):
     started = Cluster(tmp_path_factory.mktemp("databases"))
     started.start()
     # Each test runs the passes itself, so that it knows what they did.
-    for name in started.pids():
-        if name.startswith("daemons"):
-            started.kill(name)
+    started.kill_daemons()
     yield started
     started.stop()
 

@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import http.client
 import os
-import signal
-from contextlib import suppress
 from itertools import combinations
 
 import pytest
@@ -14,6 +11,7 @@ import pytest
 from test.support.client import Client
 from test.support.cluster import Cluster, find, wait_until
 from test.support.passes import run_passes
+from test.support.uncommitted import kill_before_commit
 
 BODY = os.urandom(2_500_000)
 POLICY = "ec-4-2"
@@ -24,9 +22,7 @@ def cluster(tmp_path_factory):
     started = Cluster(tmp_path_factory.mktemp("erasure"), "--policies", "replica+ec")
     started.start()
     # What heals must not hide what a request does.
-    for name in started.names():
-        if name.startswith("daemons-"):
-            started.kill(name)
+    started.kill_daemons()
     yield started
     started.stop()
 
@@ -121,38 +117,8 @@ def killed_before_the_commit(cluster, client, path):
     """
     cluster.kill("proxy")
     cluster.restart("proxy")
-    before = set(fragments(cluster))
-    connection = http.client.HTTPConnection(client.host, client.port, timeout=30)
-    connection.putrequest("PUT", path)
-    for name, value in (
-        ("X-Auth-Token", client.token),
-        ("Content-Length", str(len(BODY))),
-        ("Content-Type", "x/y"),
-        ("Expect", "100-continue"),
-    ):
-        connection.putheader(name, value)
-    connection.endheaders()
-    # The proxy reads, and so sends this, when all nodes have said 100 to it.
-    assert connection.sock.recv(65536).startswith(b"HTTP/1.1 100")
-    stopped = [cluster.pid("object-1"), cluster.pid("object-2")]
-    for pid in stopped:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        connection.sock.sendall(BODY)
-        wait_until(
-            lambda: len(set(fragments(cluster)) - before) >= 2,
-            20,
-            "nodes have their fragments and wait for the commit",
-        )
-        cluster.kill("proxy")
-    finally:
-        for pid in stopped:
-            os.kill(pid, signal.SIGCONT)
-    with suppress(OSError):
-        connection.close()
-    landed = set(fragments(cluster)) - before
-    assert all("#d" not in path.name for path in landed)
-    cluster.restart("proxy")
+    landed = kill_before_commit(cluster, client, path, BODY, lambda: fragments(cluster))
+    assert all("#d" not in name.name for name in landed)
     return landed
 
 

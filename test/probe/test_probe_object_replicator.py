@@ -33,9 +33,7 @@ def cluster(tmp_path_factory):
     started = Cluster(tmp_path_factory.mktemp("replicator"))
     started.start()
     # The passes that count are those that the tests ask for.
-    for name in started.names():
-        if name.startswith("daemons-"):
-            started.kill(name)
+    started.kill_daemons()
     yield started
     started.stop()
 

@@ -8,15 +8,12 @@ written, and nobody holds anything else.
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import shutil
-import signal
 import subprocess
 import urllib.request
 from collections.abc import Iterable
-from contextlib import suppress
 from itertools import combinations
 
 import pytest
@@ -25,8 +22,9 @@ from swift.core.hashing import partition_of_hex
 from swift.core.names import ObjectName
 from swift.runtime.cluster import Cluster as Facts
 from test.support.client import Client
-from test.support.cluster import ROOT, Cluster, find, wait_until
+from test.support.cluster import ROOT, Cluster, find
 from test.support.passes import command, conf_of, run_passes
+from test.support.uncommitted import kill_before_commit
 
 POLICY = "ec-4-2"
 BODY = os.urandom(2_500_000)
@@ -42,9 +40,7 @@ def cluster(tmp_path_factory):
     )
     started.start()
     # The passes that count are those that the tests ask for.
-    for name in started.names():
-        if name.startswith("daemons-"):
-            started.kill(name)
+    started.kill_daemons()
     yield started
     started.stop()
 
@@ -251,41 +247,14 @@ def half_landed(box):
     box.cluster.restart("proxy")
     box.put("o", b"the old one")
     box.settle()
-    before = set(box.files("o"))
     client, cluster = box.client, box.cluster
-    connection = http.client.HTTPConnection(client.host, client.port, timeout=30)
-    connection.putrequest("PUT", f"{box.path}/o")
-    for name, value in (
-        ("X-Auth-Token", client.token),
-        ("Content-Length", str(len(BODY))),
-        ("Content-Type", "x/y"),
-        ("Expect", "100-continue"),
-    ):
-        connection.putheader(name, value)
-    connection.endheaders()
-    # The proxy reads, and so sends this, when all nodes have said 100 to it.
-    assert connection.sock.recv(65536).startswith(b"HTTP/1.1 100")
-    stopped = [cluster.pid("object-1"), cluster.pid("object-2")]
-    for pid in stopped:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        connection.sock.sendall(BODY)
-        wait_until(
-            lambda: len(set(box.files("o")) - before) >= 2,
-            30,
-            "nodes have their fragments and wait for the commit",
-        )
-        cluster.kill("proxy")
-    finally:
-        for pid in stopped:
-            os.kill(pid, signal.SIGCONT)
-    with suppress(OSError):
-        connection.close()
-    cluster.restart("proxy")
+    landed = kill_before_commit(
+        cluster, client, f"{box.path}/o", BODY, lambda: box.files("o")
+    )
     box.client = Client.authenticated(
         f"{cluster.endpoint}/auth/v1.0", cluster.user, cluster.key
     )
-    return sorted(set(box.files("o")) - before)
+    return landed
 
 
 def test_a_version_that_was_never_committed_changes_nothing(box, half_landed):
