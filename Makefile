@@ -9,6 +9,8 @@ SAIO   ?= saio
 PORT   ?= 8080
 SEED   ?= 1
 COUNT  ?= 200
+# A few tests that fail are tried a second time, and named.
+PYTEST := $(BIN)/python -m test.support.again -n 2
 # What is about bodies of objects is tested with erasure coding each time.
 BODIES := $(patsubst %,test/functional/test_functional_%.py,object segments slo dlo)
 
@@ -55,22 +57,22 @@ types: setup ## mypy --strict
 	$(BIN)/mypy
 
 unit: setup ## Unit tests
-	$(BIN)/python -m pytest -n 2 test/unit
+	$(PYTEST) test/unit
 
 interop: setup ## Golden files of the system we replace
-	$(BIN)/python -m pytest -n 2 test/interop
+	$(PYTEST) test/interop
 
 functional: setup ## Over HTTP, against a cluster that the tests start
-	$(BIN)/python -m pytest -n 2 --dist loadfile test/functional
+	$(PYTEST) --dist loadfile test/functional
 	SWIFT_TEST_POLICIES=ec+replica \
-	  $(BIN)/python -m pytest -n 2 --dist loadfile $(BODIES)
+	  $(PYTEST) --dist loadfile $(BODIES)
 
 functional-ec: setup ## All of it with erasure coding as the default policy
 	SWIFT_TEST_POLICIES=ec+replica \
-	  $(BIN)/python -m pytest -n 2 --dist loadfile test/functional
+	  $(PYTEST) --dist loadfile test/functional
 
 probe: setup ## Several servers; things are broken on purpose
-	$(BIN)/python -m pytest -n 2 --dist loadfile test/probe
+	$(PYTEST) --dist loadfile test/probe
 
 sim: setup ## Whole clusters in one process (SEED= COUNT=; 5000 for a night)
 	@if [ -e test/sim/run.py ]; then \
