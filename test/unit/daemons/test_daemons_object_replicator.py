@@ -418,7 +418,7 @@ class Liar:
             sock, _ = self._listener.accept()
             sock.setblocking(False)
             with sock:
-                if green.wait_readable(sock, 5):
+                if green.wait_readable(sock, 60):
                     method = sock.recv(65536).partition(b" ")[0].decode()
                     for piece in self._answers.get(method, ()):
                         green.wait_writable(sock, 5)

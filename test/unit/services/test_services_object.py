@@ -96,7 +96,7 @@ def test_a_chunked_body_is_stored(node):
     for piece in (b"hel", b"lo"):
         connection.send_chunk(piece)
     connection.end_chunks()
-    assert connection.response(5).status == 201
+    assert connection.response(60).status == 201
     assert get(node)[2] == b"hello"
 
 
@@ -188,7 +188,7 @@ def test_a_put_that_is_refused_leaves_nothing(node, headers, status):
     sent = {name: value for name, value in sent.items() if value is not None}
     connection = node.connection("object")
     connection.send_head("PUT", f"/{DEVICE}/7/a/c/o", sent.items(), b"hello")
-    assert connection.response(5).status == status
+    assert connection.response(60).status == status
     assert get(node)[0] == 404
     assert not temporary_files(node)
 
@@ -211,7 +211,7 @@ def test_names_and_sizes_have_limits(node):
         "Content-Length": str(limits.max_file_size + 1),
     }
     connection.send_head("PUT", f"/{DEVICE}/7/a/c/big", headers.items())
-    assert connection.response(5).status == 413
+    assert connection.response(60).status == 413
 
 
 @pytest.mark.parametrize("name", ["a/c/%00o", "a/%00c/o", "a/c/o%00"])
@@ -281,7 +281,7 @@ def test_a_body_that_stalls_is_408(tmp_path):
     connection = node.connection("object")
     headers = {**PLAIN, "X-Timestamp": stamp(1), "Content-Length": "10"}
     connection.send_head("PUT", f"/{DEVICE}/7/a/c/o", headers.items(), b"some")
-    assert connection.response(5).status == 408
+    assert connection.response(60).status == 408
     node.close()
 
 
@@ -296,7 +296,7 @@ def test_fewer_bytes_than_hinted_is_499(node):
     connection.send_head("PUT", f"/{DEVICE}/7/a/c/o", headers.items())
     connection.send_chunk(b"hello")
     connection.end_chunks()
-    assert connection.response(5).status == 499
+    assert connection.response(60).status == 499
     assert get(node)[0] == 404
 
 
@@ -360,7 +360,7 @@ def test_footers_complete_and_override_the_headers(node):
     }
     connection.send_chunk(mime.footer_document(BOUNDARY, footers, last=True))
     connection.end_chunks()
-    assert connection.response(5).status == 201
+    assert connection.response(60).status == 201
     _, headers, body = get(node)
     assert body == b"hello"
     assert headers["X-Object-Meta-Color"] == "footer"
@@ -392,7 +392,7 @@ def test_broken_footers_leave_nothing(node, footer, status):
     connection, _ = begin_mime(node)
     connection.send_chunk(mime.body_opening(BOUNDARY) + b"hello" + footer)
     connection.end_chunks()
-    assert connection.response(5).status == status
+    assert connection.response(60).status == status
     assert get(node)[0] == 404
 
 
@@ -406,7 +406,7 @@ def test_a_commit_is_asked_for_by_a_second_100(node):
     assert (again.status, again.headers["X-Obj-Multiphase-Commit"]) == (100, "yes")
     connection.send_chunk(mime.commit_document(BOUNDARY))
     connection.end_chunks()
-    assert connection.response(5).status == 201
+    assert connection.response(60).status == 201
     assert get(node)[2] == b"hello"
 
 
@@ -429,7 +429,7 @@ def test_what_comes_in_the_place_of_a_commit(node, document, status):
     connection.wait_continue(5)
     connection.send_chunk(document)
     connection.end_chunks()
-    assert connection.response(5).status == status
+    assert connection.response(60).status == status
 
 
 # --- POST and DELETE ------------------------------------------------------------------

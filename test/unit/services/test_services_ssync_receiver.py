@@ -23,7 +23,7 @@ START = b":MISSING_CHECK: START\r\n:MISSING_CHECK: END\r\n:UPDATES: START\r\n"
 
 @pytest.fixture
 def node(tmp_path):
-    made = Node(tmp_path, client_timeout_s=0.5, replication_lock_timeout_s=0.2)
+    made = Node(tmp_path, client_timeout_s=2.0, replication_lock_timeout_s=0.2)
     yield made
     made.close()
 

@@ -264,7 +264,7 @@ def test_the_framings_of_an_answer(method, answer, body, kept, drip):
         else:
             line.send(answer)
         if kept:
-            done.wait(5)
+            done.wait(60)
 
     with Peer(script) as peer, closing_pool() as pool:
         response = ask(pool, peer, method)
@@ -474,7 +474,7 @@ def test_an_upload_waits_for_continue_and_sends_chunks_in_phases():
         assert connection.wait_continue(5).status == 100
         connection.send_chunk(b"def")
         connection.end_chunks()
-        final = connection.response(5)
+        final = connection.response(60)
         assert final.status == 201
         assert final.ended
         connection.close()
@@ -573,7 +573,7 @@ def test_taking_a_connection_looks_whether_it_lives():
         connection = pool.take("127.0.0.1", peer.port, 5)
         assert connection.fresh
         connection.send_head("GET", "/", [])
-        assert connection.response(5).read() == b"ok"
+        assert connection.response(60).read() == b"ok"
         assert pool.idle_count() == 1
 
 

@@ -142,7 +142,7 @@ def test_a_spliced_body_may_go_on_from_elsewhere(silent):
         start_response("200 OK", [("Content-Length", "1000000")])
         yield b"x" * 500_000
         if silent:
-            gone.wait(30)
+            gone.wait(60)
 
     behind = serving(origin)
     pool = ConnectionPool()
@@ -171,7 +171,7 @@ def test_a_source_that_sends_little_at_a_time_is_not_held_back():
     def origin(environ, start_response):
         start_response("200 OK", [("Content-Length", "300000")])
         yield b"a" * 100_000
-        go_on.wait(30)
+        go_on.wait(60)
         yield b"b" * 200_000
 
     behind = serving(origin)
@@ -202,23 +202,23 @@ def test_stopping_finishes_what_is_in_flight_and_closes_what_is_idle():
 
     def slow(environ, start_response):
         begun.set()
-        go_on.wait(5)
+        go_on.wait(60)
         return app(environ, start_response)
 
     server = serving(slow)
     idle = open_channel("127.0.0.1", server.port, 5)
     pool = ConnectionPool()
     thread = green.spawn(ask, pool, server.port)
-    begun.wait(5)
+    begun.wait(60)
     server.stop()
     assert idle.recv(1, 5) == b""
     with pytest.raises(TimeoutError):
         server.wait(0.02)
     go_on.set()
-    response = thread.wait(5)
+    response = thread.wait(60)
     assert response.read() == b"/x"
     assert response.headers["Connection"] == "close"
-    server.wait(5)
+    server.wait(60)
     idle.close()
     pool.close()
 

@@ -63,12 +63,12 @@ def nodes():
     return PhasedNodes()
 
 
-def connect(nodes, framing, timeout_s=2.0):
+def connect(nodes, framing, timeout_s=60.0):
     backends = Backends(
         ConnectionPool(nodes),
         limiter=ErrorLimiter(60, 10),
         timings=NodeTimings(300),
-        conn_timeout_s=0.5,
+        conn_timeout_s=60,
         log=NULL_LOG,
     )
     ring = make_ring("object")
@@ -92,12 +92,12 @@ def test_a_commit_follows_when_all_are_ready(nodes):
         assert upload.put(b"da")
         assert upload.put(b"ta")
         upload.finish({"Etag": f"etag-{upload.index}"})
-    ready = [connected.results.get(2) for _ in range(3)]
+    ready = [connected.results.get(60) for _ in range(3)]
     assert {answer.status for _, answer in ready} == {100}
     assert nodes.durable == {}
     for upload, _ in ready:
         upload.commit()
-    assert {connected.results.get(2)[1].status for _ in range(3)} == {201}
+    assert {connected.results.get(60)[1].status for _ in range(3)} == {201}
     assert len(nodes.durable) == 3
     for documents in nodes.durable.values():
         assert documents[0] == [mime.OBJECT_BODY, b"data"]
@@ -139,7 +139,7 @@ def test_a_node_that_takes_nothing_loses_its_place(nodes):
     class Stalling(Nodes):
         def answer(self, ip, port, environ):
             environ[env.WSGI_INPUT].read(1)
-            green.sleep(5)
+            green.sleep(60)
             return Response(201)
 
     connected = connect(Stalling(), Framing(1 << 30), timeout_s=0.2)
@@ -149,7 +149,7 @@ def test_a_node_that_takes_nothing_loses_its_place(nodes):
     while upload.put(chunk):
         sent += 1
         assert sent < 1000
-    _, answer = connected.results.get(1)
+    _, answer = connected.results.get(60)
     assert answer.status == 503
     for other in connected.uploads[1:]:
         other.abort()
@@ -171,7 +171,7 @@ class Keeping(Nodes):
         source = environ[env.WSGI_INPUT]
         first = source.read(1)
         if ip in self._slow:
-            self.go_on.wait(30)
+            self.go_on.wait(60)
         self.bodies[ip] = first + source.read()
         return Response(201, {h.ETAG: '"e"'}, b"")
 
@@ -207,7 +207,7 @@ def passed_on(nodes, client, length, quorum=2, timeout_s=30.0):
         if met:
             for upload in connected.uploads:
                 upload.finish()
-            answers = [connected.results.get(30)[1].status for _ in connected.uploads]
+            answers = [connected.results.get(60)[1].status for _ in connected.uploads]
         return met, sorted(answers)
     finally:
         for upload in connected.uploads:
