@@ -135,7 +135,7 @@ def options() -> Iterator[str]:
     yield from ("## Logs and metrics", "", "Of every server, daemon and filter.", "")
     yield from options_table(logs, set())
     yield from ("## The servers", "")
-    disk = (samples.DiskConfig, samples.ThreadConfig)
+    disk = (samples.DiskConfig, samples.ThreadConfig, samples.MemoryConfig)
     for name, configs in (
         ("app:proxy-server", [samples.ProxyConfig]),
         ("proxy-server:policy:N", [samples.PolicyConfig]),

@@ -37,6 +37,7 @@ from swift.runtime.logs import LogConfig  # noqa: E402
 from swift.runtime.metrics import StatsdConfig  # noqa: E402
 from swift.services.account import AccountConfig  # noqa: E402
 from swift.services.container import ContainerConfig  # noqa: E402
+from swift.services.mem_object import MemoryConfig  # noqa: E402
 from swift.services.object import ObjectConfig  # noqa: E402
 from swift.services.proxy.options import PolicyConfig, ProxyConfig  # noqa: E402
 from swift.storage.object.context import DiskConfig  # noqa: E402
@@ -224,7 +225,7 @@ def proxy() -> Iterator[str]:
 def storage(kind: str, config: type[Any]) -> Iterator[str]:
     """The file of one kind of storage server and its daemons."""
     yield from head(f"Configuration of swift-{kind}-server and the {kind} daemons.")
-    extra = (DiskConfig, ThreadConfig) if kind == "object" else ()
+    extra = (DiskConfig, ThreadConfig, MemoryConfig) if kind == "object" else ()
     lines, shown = default_section(kind)
     yield from lines
     yield from option_lines([DaemonConfig], shown | {"interval", "daemonize"})

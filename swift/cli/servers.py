@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from swift.core.errors import ConfigError, SwiftError
@@ -172,7 +172,7 @@ def _main(
         app = load_pipeline(command.conf_path, setup.process).app
         if command.test_config:
             return 0
-        return _serve(command, setup, app)
+        return _serve(command, limited(setup), app)
     except SwiftError as error:
         print(error)
         # Nobody sees what a server prints that systemd has started.
@@ -260,6 +260,19 @@ def server_options(
             trans_id_suffix=values.get("trans_id_suffix", ""),
         ),
     )
+
+
+def limited(setup: Setup) -> Setup:
+    """The set-up with no more workers than the loaded application can do with."""
+    most = setup.process.workers_max
+    if most is None or setup.options.workers <= most:
+        return setup
+    setup.log.warning(
+        "%d of %d workers serve: more would not share what they keep in memory",
+        most,
+        setup.options.workers,
+    )
+    return replace(setup, options=replace(setup.options, workers=most))
 
 
 class DevicePorts:

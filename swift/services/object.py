@@ -64,8 +64,9 @@ from swift.services.object_put import (
     replication_names,
 )
 from swift.services.ssync_receiver import ReceiverConfig, SsyncReceiver
-from swift.services.updates import ObjectUpdates, UpdateSender
+from swift.services.updates import ObjectUpdates, PendingStore, UpdateSender
 from swift.storage.devices import Devices
+from swift.storage.fs import FileSystem
 from swift.storage.object.conflicts import check_stored_objects
 from swift.storage.object.context import DiskConfig
 from swift.storage.object.diskfile import DiskFile, OpenObject
@@ -545,11 +546,17 @@ def make_server(
     connector: Connector,
     log: Logger,
     metrics: Metrics,
+    fs: FileSystem | None = None,
+    pending: PendingStore | None = None,
 ) -> ObjectServer:
-    """An object server with its engines and its connections to container servers."""
+    """An object server with its engines and its connections to container servers.
+
+    fs: where the engines keep objects, None for the disk of the process. pending: where
+    undelivered updates go, None for the engines' own.
+    """
     managers = {
         policy.index: load_plugin("swift.diskfile", policy.engine)(
-            disks, policy, cluster.salt, log, metrics
+            disks, policy, cluster.salt, log, metrics, fs=fs
         )
         for policy in cluster.policies
     }
@@ -561,7 +568,7 @@ def make_server(
     )
     updates = ObjectUpdates(
         sender,
-        {index: manager.pending for index, manager in managers.items()},
+        {index: pending or manager.pending for index, manager in managers.items()},
         salt=cluster.salt,
         log=log,
         metrics=metrics,

@@ -273,11 +273,11 @@ def _with_body(
 ) -> Response:
     """An answer with a part of the object, or all of it, as its body.
 
-    Small bodies are read and verified now, for then the answer leaves in one piece; the
-    first window of others is looked at. Raises ObjectQuarantined when that shows that
-    the body is not what was stored. Yields.
+    Small bodies are read and verified now, for then the answer leaves in one piece; of
+    others that the kernel sends, the first window is looked at. Raises
+    ObjectQuarantined when that shows that the body is not what was stored. Yields.
     """
-    if span.size > WHOLE_BODY_MAX:
+    if span.size > WHOLE_BODY_MAX and opened.is_sendable:
         body = opened.span(
             span.start, span.stop, verify=verify, keep_cache=keep_cache, owner=True
         )
@@ -286,6 +286,8 @@ def _with_body(
     reader = opened.reader(
         span.start, span.stop, verify=verify, keep_cache=keep_cache, owner=True
     )
+    if span.size > WHOLE_BODY_MAX:
+        return Response(status, answer, app_iter=reader)
     with closing(reader):
         return Response(status, answer, b"".join(reader))
 

@@ -59,7 +59,12 @@ def as_domain_error(error: OSError, device: str) -> DeviceUnavailable:
 
 
 class FileSystem:
-    """The real disk."""
+    """The real disk.
+
+    has_descriptors: descriptors are the kernel's, which can send from them.
+    """
+
+    has_descriptors = True
 
     def __init__(self) -> None:
         self._ordered: dict[int, bool] = {}

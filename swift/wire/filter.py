@@ -69,6 +69,8 @@ class Process:
         self.sections: Mapping[str, Mapping[str, str]] | None = None
         # An infocache.InfoFetcher, which the proxy app puts here for the filters.
         self.info_fetcher: Any = None
+        # Lowered by a part whose state other workers would not share.
+        self.workers_max: int | None = None
         self._cluster = cluster
         self._metrics: dict[str, Metrics] = {}
         self._statsd: StatsdSender | None = None

@@ -24,6 +24,7 @@ from swift.runtime.cluster import Cluster
 from swift.runtime.logs import NULL_LOG
 from swift.runtime.metrics import NO_METRICS
 from swift.services.object import ObjectConfig, make_server
+from swift.storage.memory import MemoryDisk
 from swift.storage.object.context import DiskConfig
 from swift.wire.environ import blank
 from swift.wire.request import call
@@ -57,6 +58,11 @@ def bodies():
 
 @pytest.fixture
 def server(tmp_path):
+    return server_on(tmp_path)
+
+
+def server_on(tmp_path, fs=None):
+    """A server of three policies whose device `sda1` is below `tmp_path`."""
     coding = ErasureCoding("liberasurecode_rs_vand", 4, 2, segment_size=65536)
     policies = StoragePolicies(
         [
@@ -79,6 +85,7 @@ def server(tmp_path):
         connector=NobodyListens(),
         log=NULL_LOG,
         metrics=NO_METRICS,
+        fs=fs,
     )
 
 
@@ -108,6 +115,27 @@ def corrupt(tmp_path):
         path.write_bytes(b"y" * path.stat().st_size)
 
 
+def assert_alike(response, body, request, label):
+    """Status, headers and length of the body are those of the golden answer."""
+    assert response.status == request["status"], label
+    assert dict(response.headers) == request["response_headers"], label
+    if request["method"] != "HEAD":
+        length = int(request["response_headers"]["Content-Length"])
+        assert len(body) == length, (label, body)
+
+
+def test_a_server_in_memory_answers_golden_requests_alike(tmp_path):
+    server = server_on(tmp_path, MemoryDisk(str(tmp_path), 1 << 30))
+    known = bodies()
+    for index, request in golden_requests():
+        if request["path"] == CORRUPT and request["method"] == "GET":
+            continue  # nobody corrupts what is in memory
+        response = send(server, request, known)
+        label = (index, request["method"], request["path"], request["note"])
+        assert_alike(response, response.body, request, label)
+    assert list((tmp_path / "sda1").iterdir()) == []
+
+
 def test_every_golden_request_is_answered_alike(server, tmp_path):
     known = bodies()
     seen = 0
@@ -125,13 +153,7 @@ def test_every_golden_request_is_answered_alike(server, tmp_path):
             assert response.status == 404, label
             assert (tmp_path / "sda1" / "quarantined" / "objects").is_dir()
             continue
-        assert response.status == request["status"], label
-        assert dict(response.headers) == request["response_headers"], label
-        if request["method"] != "HEAD":
-            assert len(body) == int(request["response_headers"]["Content-Length"]), (
-                label,
-                body,
-            )
+        assert_alike(response, body, request, label)
         seen += 1
     assert seen > 35
 

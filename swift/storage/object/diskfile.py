@@ -330,6 +330,11 @@ class OpenObject:
         return record
 
     @property
+    def is_sendable(self) -> bool:
+        """True when the kernel can send the file: when `span` may be asked for."""
+        return self._context.fs.has_descriptors
+
+    @property
     def handle(self) -> Handle:
         """The data file, for who looks at its attributes."""
         return self._handle
