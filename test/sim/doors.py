@@ -91,7 +91,8 @@ CHANGES = frozenset(
     (
         "make_directory", "remove_directory", "open_unnamed", "open_temporary",
         "open_append", "write", "truncate", "set_xattr", "set_time", "link_unnamed",
-        "link", "rename", "unlink", "sync", "sync_data", "preallocate", "lock",
+        "link", "symlink", "rename", "unlink", "sync", "sync_data", "preallocate",
+        "lock",
     )
 )  # fmt: skip
 """The steps between which the power can be cut."""
@@ -103,14 +104,16 @@ _OPENING = frozenset(
     )
 )  # fmt: skip
 _CREATING = frozenset(("open_unnamed", "open_temporary"))
-_STEPS = (
+STEPS = (
     CHANGES
     | _OPENING
     | {
-        "list", "read", "size", "get_xattr", "status", "is_directory", "is_file",
-        "space", "read_cached",
+        "list", "read", "read_into", "size", "get_xattr", "status", "is_directory",
+        "is_file", "read_link", "space", "read_cached", "bypass_cache",
     }
 )  # fmt: skip
+"""What fails on a node that is off, and on a sick disk."""
+
 _DATABASES = frozenset(("accounts", "containers", "tmp", "quarantined"))
 """Directories of a device that SQLite works in, past this disk."""
 
@@ -257,6 +260,9 @@ class SimDisk(FileSystem):
 
     def start_sync(self, fd):
         """Nothing to begin."""
+
+    def bypass_cache(self, fd, on):
+        return False
 
     def preallocate(self, fd, size):
         """There is room."""
@@ -418,7 +424,7 @@ def _stepped(name):
     return method
 
 
-for _name in _STEPS:
+for _name in sorted(STEPS):
     setattr(SimDisk, _name, _stepped(_name))
 
 
