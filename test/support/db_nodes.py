@@ -40,10 +40,10 @@ POLICIES = StoragePolicies(
 class DbNodes:
     """Nodes with one device each, and an rsync daemon for all of them. Close it.
 
-    sink: what the daemons log.
+    drained: numbers of nodes whose devices have no weight. sink: what the daemons log.
     """
 
-    def __init__(self, root, count=4, replicas=3, policies=POLICIES):
+    def __init__(self, root, count=4, replicas=3, policies=POLICIES, drained=()):
         self.root = root
         self.policies = policies
         self.nodes = []
@@ -62,7 +62,7 @@ class DbNodes:
                     ip=LOCALHOST,
                     port=node.ports[kind],
                     name=DEVICE,
-                    weight=100.0,
+                    weight=0.0 if number in drained else 100.0,
                 )
             builder.rebalance(now=0.0, rng=random.Random(1))
             path = root / f"{kind}.ring.gz"

@@ -38,6 +38,16 @@ def errors(nodes):
     return [line for level, line in nodes.sink.lines if level >= 40]
 
 
+def queued_rows(nodes, broker):
+    """Rows of all databases but those of the same container as `broker`."""
+    return [
+        row
+        for path in nodes.root.glob("n*/sda1/containers/*/*/*/*.db")
+        if Path(broker.path).name != path.name
+        for row in broker.of_file(str(path)).rows_since(-1, 9)
+    ]
+
+
 def test_rows_that_a_peer_lacks_are_pushed(nodes):
     first, second, third = nodes.primaries(NAME)
     brokers = [nodes.create(NAME, number) for number in (first, second, third)]
@@ -243,18 +253,31 @@ def test_policies_in_conflict_are_settled_alike_and_rows_are_enqueued(nodes):
     newer.merge_rows([object_row("lost", policy=1)])
     nodes.run(ContainerReplicator, second)
     assert {older.stat().storage_policy_index, newer.stat().storage_policy_index} == {0}
-    found = [
-        path
-        for path in nodes.root.glob("n*/sda1/containers/*/*/*/*.db")
-        if Path(newer.path).name != path.name
-    ]
-    assert found, "no queue database"
-    queued = [
-        row for path in found for row in newer.of_file(str(path)).rows_since(-1, 9)
-    ]
+    queued = queued_rows(nodes, newer)
     assert {row["name"] for row in queued} == {"1:/AUTH_a/c/lost"}
     assert {row["content_type"] for row in queued} == {"application/x-put"}
     assert newer.stat().reconciler_sync_point == newer.max_row()
+
+
+def test_a_drained_device_enqueues_what_it_holds_of_another_policy(tmp_path):
+    drained = 3
+    nodes = DbNodes(tmp_path, drained=(drained,))
+    try:
+        nodes.start_rsync()
+        for number in nodes.primaries(NAME):
+            nodes.create(NAME, number, at=1, policy=0)
+        ours = nodes.create(NAME, drained, at=2, policy=1)
+        ours.merge_rows([object_row("lost", policy=1)])
+
+        daemon = nodes.run(ContainerReplicator, drained)
+
+        assert errors(nodes) == []
+        assert daemon.stats.counts["failure"] == 0
+        rows = queued_rows(nodes, nodes.broker(NAME, 0))
+        assert {row["name"] for row in rows} == {"1:/AUTH_a/c/lost"}
+        assert not ours.exists()
+    finally:
+        nodes.close()
 
 
 def test_shard_ranges_go_both_ways_and_rows_stop_once_sharding_began(nodes):
