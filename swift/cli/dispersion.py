@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""swift-dispersion-populate and -report: are all copies where the rings put them?
+"""What swift-dispersion-populate and -report share: their account, their setup.
 
 The first spreads containers and objects over a share of the partitions, once; the
-second asks every node that should have them. Contract cli §5.
+second asks every node that should have them: are all copies where the rings put them?
+Contract cli §5.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -21,16 +19,13 @@ import requests
 
 from swift.core import headers as h
 from swift.core.errors import ConfigError, InvalidInput, PeerError, SwiftError
-from swift.core.names import ContainerName, ObjectName, quote
+from swift.core.names import quote
 from swift.core.policy import StoragePolicy
-from swift.core.ring.devices import Node
 from swift.core.ring.ring import Ring
 from swift.core.settings import bind, boolean, natural, number, option, positive_int
 from swift.runtime import green
 from swift.runtime.cluster import Cluster
 from swift.runtime.config import DEFAULT_SWIFT_DIR, read_conf
-from swift.wire.client import ConnectionPool, TcpConnector
-from swift.wire.direct import DirectClient, DirectError
 
 DEFAULT_CONF = f"{DEFAULT_SWIFT_DIR}/dispersion.conf"
 SECTION = "dispersion"
@@ -39,7 +34,7 @@ RETRY_PAUSE_S = 0.5
 REQUEST_TIMEOUT_S = 30.0
 LISTING_LIMIT = 10000
 
-_CLEAR = "\r\x1b[K"
+CLEAR_LINE = "\r\x1b[K"
 
 
 @dataclass(frozen=True)
@@ -208,7 +203,7 @@ def _asked(
     return answer
 
 
-# --- Both commands --------------------------------------------------------------------
+# --- A run --------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -262,13 +257,13 @@ class Progress:
         self._next = now + PROGRESS_S
         left_s = (now - self._began) / self.count * max(0, self._total - self.count)
         text = f"{self._doing}: {self.count} of {self._total}, {_span(left_s)} left"
-        print(f"{_CLEAR}{text}, {self._retries} retries", end="", flush=True)
+        print(f"{CLEAR_LINE}{text}, {self._retries} retries", end="", flush=True)
 
     def end(self) -> None:
         """The line that stays."""
         elapsed = _span(green.monotonic() - self._began)
         text = f"{self._done.format(count=self.count)} for dispersion reporting"
-        print(f"{_CLEAR}{text}, {elapsed}, {self._retries} retries")
+        print(f"{CLEAR_LINE}{text}, {elapsed}, {self._retries} retries")
 
     @property
     def _retries(self) -> int:
@@ -282,7 +277,8 @@ def _span(seconds: float) -> str:
     return f"{seconds:.0f}s"
 
 
-def _parser(program: str, description: str) -> argparse.ArgumentParser:
+def command_parser(program: str, description: str) -> argparse.ArgumentParser:
+    """A parser of what both commands understand."""
     parser = argparse.ArgumentParser(prog=program, description=description)
     parser.add_argument(
         "conf", nargs="?", default=DEFAULT_CONF, help="default %(default)s"
@@ -296,7 +292,11 @@ def _parser(program: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _load(options: argparse.Namespace) -> tuple[DispersionConfig, Cluster]:
+def load(options: argparse.Namespace) -> tuple[DispersionConfig, Cluster]:
+    """The configuration that the command line names, and its cluster.
+
+    Raises ConfigError.
+    """
     if not Path(options.conf).exists():
         raise ConfigError(options.conf, SECTION, "-", "no such file")
     conf = read_conf(options.conf)
@@ -309,9 +309,10 @@ def _load(options: argparse.Namespace) -> tuple[DispersionConfig, Cluster]:
     return config, Cluster.load(config.swift_dir)
 
 
-def _open(
+def open_setup(
     options: argparse.Namespace, config: DispersionConfig, cluster: Cluster
 ) -> Setup:
+    """Sign in; what a run needs. Raises PeerError, InvalidInput (unknown policy)."""
     policy = next(one for one in cluster.policies if one.is_default)
     if options.policy_name:
         named = cluster.policies.by_name(options.policy_name)
@@ -322,143 +323,7 @@ def _open(
     return Setup(config, cluster, policy, Account(config, insecure=insecure))
 
 
-# --- swift-dispersion-populate --------------------------------------------------------
-
-
-def populate(argv: Sequence[str] | None = None) -> int:
-    """Run swift-dispersion-populate; the exit code."""
-    parser = _parser(
-        "swift-dispersion-populate",
-        "Spread containers and objects over the partitions, for later reports.",
-    )
-    for kind in ("container", "object"):
-        parser.add_argument(
-            f"--{kind}-suffix-start", type=int, default=0, metavar="N",
-            help=f"{kind}s of lower numbers are there already",
-        )  # fmt: skip
-    parser.add_argument(
-        "--no-overlap", action="store_true", help="add as many again, elsewhere"
-    )
-    options = parser.parse_args(argv)
-    try:
-        config, cluster = _load(options)
-        setup = _open(options, config, cluster)
-        try:
-            print(f"Using storage policy: {setup.policy.name} ")
-            if config.container_populate:
-                _populate_containers(setup, options)
-            if config.object_populate:
-                _populate_objects(setup, options)
-        finally:
-            setup.account.close()
-    except SwiftError as error:
-        print(f"swift-dispersion-populate: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _populate_containers(setup: Setup, options: argparse.Namespace) -> None:
-    ring = setup.cluster.container_ring()
-    prefix = setup.container_prefix
-
-    def make(name: str) -> None:
-        setup.account.put(f"/{name}", {h.X_STORAGE_POLICY: setup.policy.name})
-
-    existing = setup.account.names("", prefix) if options.no_overlap else []
-    _spread(
-        setup,
-        "container",
-        ring,
-        numbered=lambda n: f"{prefix}{n}",
-        partition=lambda name: setup.container_partition(ring, name),
-        make=make,
-        start=options.container_suffix_start,
-        existing=existing,
-        show_coverage=options.no_overlap,
-    )
-
-
-def _populate_objects(setup: Setup, options: argparse.Namespace) -> None:
-    ring = setup.cluster.object_ring(setup.policy.index)
-    container = setup.object_container
-    headers = {h.X_STORAGE_POLICY: setup.policy.name}
-    setup.account.put(f"/{container}", headers)
-
-    def make(name: str) -> None:
-        mark = {h.OBJECT_META + "Dispersion": name}
-        setup.account.put(f"/{container}/{name}", mark, name.encode())
-
-    existing = setup.account.names(f"/{container}", "") if options.no_overlap else []
-    _spread(
-        setup,
-        "object",
-        ring,
-        numbered=lambda n: f"dispersion_{n}",
-        partition=lambda name: setup.object_partition(ring, name),
-        make=make,
-        start=options.object_suffix_start,
-        existing=existing,
-        show_coverage=options.no_overlap,
-    )
-
-
-def _spread(
-    setup: Setup,
-    kind: str,
-    ring: Ring,
-    *,
-    numbered: Callable[[int], str],
-    partition: Callable[[str], int],
-    make: Callable[[str], None],
-    start: int,
-    existing: Iterable[str],
-    show_coverage: bool,
-) -> None:
-    """Make things on partitions that have none, until enough are covered. Yields.
-
-    start: numbers below are there already. existing: what is, beside.
-    """
-    covered = {partition(name) for name in existing}
-    wanted = int(ring.partition_count * setup.config.dispersion_coverage / 100)
-    goal = min(ring.partition_count, len(covered) + wanted)
-    progress = Progress(
-        f"Creating {kind}s", f"Created {{count}} {kind}s", wanted, setup.account
-    )
-
-    def one(name: str) -> None:
-        make(name)
-        progress.step()
-
-    names = _uncovered(numbered, partition, covered, goal, start)
-    _each(setup.config.concurrency, names, one)
-    progress.end()
-    if show_coverage:
-        percent = 100.0 * len(covered) / ring.partition_count
-        print(f"{_CLEAR}Total {kind} coverage is now {percent:.2f}%.")
-
-
-def _uncovered(
-    numbered: Callable[[int], str],
-    partition: Callable[[str], int],
-    covered: set[int],
-    goal: int,
-    start: int,
-) -> Iterator[str]:
-    """Names on partitions that are not yet in `covered`, which is filled up to goal."""
-    n = 0
-    while len(covered) < goal:
-        name = numbered(n)
-        place = partition(name)
-        if place not in covered:
-            covered.add(place)
-            if n >= start:
-                yield name
-        n += 1
-
-
-def _each(
-    concurrency: int, items: Iterable[Any], handle: Callable[[Any], None]
-) -> None:
+def each(concurrency: int, items: Iterable[Any], handle: Callable[[Any], None]) -> None:
     """handle(item) for all, some at a time; the first error ends it. Yields."""
     pool = green.Pool(concurrency)
     errors: list[SwiftError] = []
@@ -476,251 +341,3 @@ def _each(
     pool.wait_all()
     if errors:
         raise errors[0]
-
-
-# --- swift-dispersion-report ----------------------------------------------------------
-
-
-@dataclass
-class Findings:
-    """What the nodes said. missing: copies that a partition lacks → partitions."""
-
-    retries: int = 0
-    overlapping: int = 0
-    copies_found: int = 0
-    copies_expected: int = 0
-    copies_most: int = 0
-    missing: Counter[int] = field(default_factory=Counter)
-
-    @property
-    def percent_found(self) -> float:
-        """Share of the copies that are where they should be."""
-        return 100.0 * self.copies_found / self.copies_expected
-
-    def as_json(self, *, show_complete: bool) -> dict[str, Any]:
-        """The fields of the report; missing_0 with show_complete only."""
-        return {
-            "retries": self.retries,
-            "overlapping": self.overlapping,
-            "pct_found": self.percent_found,
-            "copies_found": self.copies_found,
-            "copies_expected": self.copies_expected,
-            **{
-                f"missing_{copies}": count
-                for copies, count in sorted(self.missing.items())
-                if copies or show_complete
-            },
-        }
-
-    def missing_lines(self, *, show_complete: bool) -> Iterator[str]:
-        """How many partitions lack how many copies."""
-        for copies, count in sorted(self.missing.items()):
-            if not copies and not show_complete:
-                continue
-            left = self.copies_most - copies
-            mark = "!!! " if left <= 0 else "! " if left == 1 else ""
-            subject = (
-                "There was 1 partition"
-                if count == 1
-                else f"There were {count} partitions"
-            )
-            yield f"{mark}{subject} missing {_copies(copies, left)}."
-
-
-def _copies(missing: int, left: int) -> str:
-    if left <= 0:
-        return "all copies"
-    return f"{missing} {'copy' if missing == 1 else 'copies'}"
-
-
-def report(argv: Sequence[str] | None = None) -> int:
-    """Run swift-dispersion-report; the exit code."""
-    parser = _parser(
-        "swift-dispersion-report",
-        "Ask every node for its copy of what swift-dispersion-populate has spread.",
-    )
-    parser.add_argument("-j", "--dump-json", action="store_true", help="one JSON line")
-    parser.add_argument(
-        "-d", "--debug", action="store_true", help="404s to standard error"
-    )
-    parser.add_argument(
-        "-p", "--partitions", action="store_true",
-        help="partitions that lack copies to standard error",
-    )  # fmt: skip
-    options = parser.parse_args(argv)
-    try:
-        config, cluster = _load(options)
-        if not config.container_report and not config.object_report:
-            raise InvalidInput("neither containers nor objects are to be reported on")
-        setup = _open(options, config, cluster)
-        try:
-            _report(setup, options)
-        finally:
-            setup.account.close()
-    except SwiftError as error:
-        print(f"swift-dispersion-report: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _report(setup: Setup, options: argparse.Namespace) -> None:
-    config = setup.config
-    as_json = options.dump_json or config.dump_json
-    if not as_json:
-        print(f"Using storage policy: {setup.policy.name} ")
-    pool = ConnectionPool(TcpConnector())
-    client = DirectClient(
-        pool, user_agent="swift-dispersion-report", over_replication=False
-    )
-    findings: dict[str, Any] = {}
-    try:
-        for kind, wanted in (
-            ("container", config.container_report),
-            ("object", config.object_report),
-        ):
-            if not wanted:
-                continue
-            survey = Survey(setup, kind, client, options)
-            found = survey.run(quiet=as_json)
-            findings[kind] = None
-            if found is not None:
-                findings[kind] = found.as_json(show_complete=kind == "object")
-    finally:
-        pool.close()
-    if as_json:
-        print(json.dumps(findings))
-
-
-class Survey:
-    """Asks all primaries for the copies of one kind of thing."""
-
-    def __init__(
-        self,
-        setup: Setup,
-        kind: str,
-        client: DirectClient,
-        options: argparse.Namespace,
-    ) -> None:
-        self._setup = setup
-        self._kind = kind
-        self._client = client
-        self._debug = options.debug
-        self._show_partitions = options.partitions or setup.config.partitions
-        cluster = setup.cluster
-        if kind == "container":
-            self._ring = cluster.container_ring()
-        else:
-            self._ring = cluster.object_ring(setup.policy.index)
-
-    def run(self, *, quiet: bool) -> Findings | None:
-        """Ask, and print unless `quiet`; None when there is nothing to ask. Yields."""
-        kind, setup = self._kind, self._setup
-        places, overlapping = self._places()
-        if not places:
-            print(
-                f"No {kind}s to query. Has swift-dispersion-populate been run?",
-                file=sys.stderr,
-            )
-            return None
-        findings = Findings(overlapping=overlapping)
-        retried_before = setup.account.retried
-        progress = Progress(
-            f"Querying {kind}s", f"Queried {{count}} {kind}s", len(places),
-            setup.account,
-        )  # fmt: skip
-
-        def one(place: tuple[int, ContainerName | ObjectName]) -> None:
-            self._ask_primaries(*place, findings)
-            if quiet:
-                progress.count += 1
-            else:
-                progress.step()
-
-        _each(setup.config.concurrency, sorted(places.items()), one)
-        findings.retries = setup.account.retried - retried_before
-        if not quiet:
-            progress.end()
-            self._print(findings, len(places))
-        return findings
-
-    def _places(self) -> tuple[dict[int, ContainerName | ObjectName], int]:
-        """Partition → one thing on it, and how many more share a partition."""
-        setup, ring = self._setup, self._ring
-        account = setup.account.account
-        places: dict[int, ContainerName | ObjectName] = {}
-        overlapping = 0
-        if self._kind == "container":
-            names = setup.account.names("", setup.container_prefix)
-        else:
-            names = setup.account.names(f"/{setup.object_container}", "dispersion_")
-        for text in names:
-            name: ContainerName | ObjectName
-            if self._kind == "container":
-                name = ContainerName(account, text)
-                partition = setup.container_partition(ring, text)
-            else:
-                name = ObjectName(account, setup.object_container, text)
-                partition = setup.object_partition(ring, text)
-            overlapping += partition in places
-            places.setdefault(partition, name)
-        return places, overlapping
-
-    def _ask_primaries(
-        self, partition: int, name: ContainerName | ObjectName, findings: Findings
-    ) -> None:
-        nodes = self._ring.primaries(partition)
-        found = sum(self._has_copy(node, partition, name) for node in nodes)
-        missing = len(nodes) - found
-        findings.copies_expected += len(nodes)
-        findings.copies_found += found
-        findings.copies_most = max(findings.copies_most, len(nodes))
-        findings.missing[missing] += 1
-        if missing and self._show_partitions:
-            label = f"# {self._kind.capitalize()} partition {partition}"
-            copies = "copy" if missing == 1 else "copies"
-            print(f"{label} missing {missing} {copies}", file=sys.stderr)
-
-    def _has_copy(
-        self, node: Node, partition: int, name: ContainerName | ObjectName
-    ) -> bool:
-        setup = self._setup
-        headers = {h.X_BACKEND_STORAGE_POLICY_INDEX: str(setup.policy.index)}
-        where = f"{node.ip}:{node.port}/{node.name}"
-        tries = 0
-        while True:
-            try:
-                self._client.head(node, partition, name, headers)
-            except DirectError as error:
-                if error.status == 404:
-                    if self._debug:
-                        print(f"ERROR: {where}: 404 for {name.path}", file=sys.stderr)
-                    return False
-                if error.status == 507:
-                    print(f"ERROR: {where} is unmounted", file=sys.stderr)
-                    return False
-                problem = str(error)
-            except PeerError as error:
-                problem = str(error)
-            else:
-                return True
-            if tries >= setup.config.retries:
-                print(f"ERROR: {where}: {problem}", file=sys.stderr)
-                return False
-            tries += 1
-            setup.account.retried += 1
-            green.sleep(RETRY_PAUSE_S * tries)
-
-    def _print(self, findings: Findings, queried: int) -> None:
-        kind = self._kind
-        if findings.overlapping == 1:
-            print("There was 1 overlapping partition")
-        elif findings.overlapping:
-            print(f"There were {findings.overlapping} overlapping partitions")
-        for line in findings.missing_lines(show_complete=kind == "object"):
-            print(line)
-        print(
-            f"{findings.percent_found:.2f}% of {kind} copies found "
-            f"({findings.copies_found} of {findings.copies_expected})"
-        )
-        percent = 100.0 * queried / self._ring.partition_count
-        print(f"Sample represents {percent:.2f}% of the {kind} partition space")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from swift.cli.dispersion import Findings, _uncovered, populate, report
+from swift.cli.dispersion_populate import populate, uncovered
+from swift.cli.dispersion_report import Findings, report
 from swift.cli.ring_files import write_ring_file
 from swift.core.ring.builder import RingBuilder
 
@@ -36,13 +37,13 @@ def conf(tmp_path: Path) -> Path:
 def test_only_partitions_without_anything_get_a_name():
     places = {"0": 5, "1": 5, "2": 7, "3": 9, "4": 1}
     covered = {7}
-    names = list(_uncovered(str, lambda name: places[name], covered, 4, 0))
+    names = list(uncovered(str, lambda name: places[name], covered, 4, 0))
     assert names == ["0", "3", "4"]
     assert covered == {7, 5, 9, 1}
 
 
 def test_numbers_below_the_start_count_as_done():
-    names = list(_uncovered(str, int, set(), 3, 2))
+    names = list(uncovered(str, int, set(), 3, 2))
     assert names == ["2"]
 
 
