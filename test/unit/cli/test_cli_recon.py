@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from swift.cli.recon import Usage, age, main, size, stats_line, usage_lines
+from swift.cli.recon import main
+from swift.cli.recon_checks import Usage, age, size, stats_line, usage_lines
 from swift.cli.ring_files import write_ring_file
 from swift.core.ring.builder import RingBuilder
 from swift.runtime import green
