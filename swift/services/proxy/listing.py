@@ -52,8 +52,10 @@ def list_container(exchange: Exchange, name: ContainerName) -> Read:
     wanted = ListingQuery.from_params(params, limit_max)
     shards = ShardCache.for_listing(exchange)
     info = cached_container_info(exchange.environ, name) if shards.remembers else None
+    # Between markers the root names some of the shards only.
+    is_whole = not (wanted.marker or wanted.end_marker)
     if info is not None and info.sharding_state == _SHARDED:
-        known = shards.get(name)
+        known = shards.get(name, will_keep=is_whole)
         if known is not None:
             read = _remembered(exchange, name, query, extra, known, wanted, params)
             if read is not None:
@@ -61,13 +63,15 @@ def list_container(exchange: Exchange, name: ContainerName) -> Read:
             shards.forget(name)
     found = _get(exchange, name, _with_states(query), extra + _shard_headers(_AUTO))
     if found.status // 100 != 2 or not _holds_shards(found):
+        shards.keep(name, found.status, ())
         return found
     namespaces = read_namespaces(found.body)
     if namespaces is None:
         exchange.proxy.log.error("bad shard ranges of %s", name.path)
         return Read(503)
-    if _is_sharded(found) and not (wanted.marker or wanted.end_marker):
-        shards.set(name, namespaces)
+    shards.keep(
+        name, found.status, namespaces if is_whole and _is_sharded(found) else ()
+    )
     rows = _rows_of_shards(exchange, name, found, namespaces, wanted, params, 0)
     return Read(503) if rows is None else _joined(found.headers, rows, wanted)
 

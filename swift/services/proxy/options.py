@@ -169,6 +169,18 @@ class ProxyConfig:
     container_listing_shard_ranges_skip_cache_pct: float = option(
         0.0, parse=percent, doc="Share of look-ups that pass the cache by."
     )
+    namespace_cache_tokens_per_session: int = option(
+        3,
+        parse=natural,
+        doc="Requests that fetch the shards of a container when the cache lacks them; "
+        "others wait for those. 0 lets all fetch.",
+    )
+    namespace_avg_backend_fetch_time_s: float = option(
+        0.3,
+        name="namespace_avg_backend_fetch_time",
+        parse=seconds,
+        doc="Seconds that such a fetch takes; others wait up to ten times as long.",
+    )
     object_chunk_size: int = option(
         65536, parse=positive_int, doc="Bytes read from an object server at once."
     )

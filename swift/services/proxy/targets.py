@@ -82,12 +82,12 @@ def _shard_of(exchange: Exchange, name: ObjectName) -> Namespace | None:
     shards = ShardCache.for_updating(exchange)
     if not shards.remembers:
         query = f"format=json&states=updating&includes={quoted(name.obj)}"
-        found = _ask_root(exchange, container, query)
+        _, found = _ask_root(exchange, container, query)
         return found[0] if found else None
     known = shards.get(container)
     if known is None:
-        known = _ask_root(exchange, container, "format=json&states=updating") or []
-        shards.set(container, known)
+        status, known = _ask_root(exchange, container, "format=json&states=updating")
+        shards.keep(container, status, known)
     return namespace_of(known, name.obj)
 
 
@@ -102,7 +102,8 @@ def namespace_of(namespaces: Sequence[Namespace], name: str) -> Namespace | None
 
 def _ask_root(
     exchange: Exchange, container: ContainerName, query: str
-) -> list[Namespace] | None:
+) -> tuple[int, list[Namespace]]:
+    """The status of a container's answer, and the namespaces in it, if any. Yields."""
     found = read_database(
         exchange,
         exchange.proxy.cluster.container_ring(),
@@ -115,10 +116,10 @@ def _ask_root(
         ],
     )
     if found.status // 100 != 2:
-        return None
+        return found.status, []
     if found.headers.get(h.X_BACKEND_RECORD_TYPE, "").lower() != "shard":
-        return None
-    return read_namespaces(found.body) or None
+        return found.status, []
+    return found.status, read_namespaces(found.body) or []
 
 
 def queue_target(exchange: Exchange, name: ObjectName) -> tuple[Target, str] | None:

@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from hashlib import md5
 
 import pytest
 
-from swift.core.errors import PeerError, PeerTimeout
+from swift.core.errors import PeerTimeout
 from swift.runtime import green
 from swift.wire.client import open_channel
 from swift.wire.memcache import (
@@ -21,40 +19,13 @@ from swift.wire.memcache import (
     hashed,
     split_server,
 )
+from test.support.memcached import Memcached, client_of
 from test.support.ports import free_port
-
-LIMIT_S = 60.0
-
-
-class Server:
-    def __init__(self) -> None:
-        self.port = free_port()
-        self.name = f"127.0.0.1:{self.port}"
-        self.start()
-
-    def start(self) -> None:
-        command = ["memcached", "-p", str(self.port), "-l", "127.0.0.1", "-U", "0"]
-        self.process = subprocess.Popen([*command, "-u", "root", "-m", "8"])
-        deadline = green.monotonic() + LIMIT_S
-        while green.monotonic() < deadline:
-            try:
-                open_channel("127.0.0.1", self.port, 0.2).close()
-            except PeerError:
-                green.sleep(0.01)
-            else:
-                return
-        raise AssertionError("memcached does not listen")
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.wait()
 
 
 @pytest.fixture
 def servers():
-    if shutil.which("memcached") is None:
-        pytest.skip("no memcached on this machine")
-    running = [Server(), Server()]
+    running = [Memcached(), Memcached()]
     yield running
     for server in running:
         server.stop()
@@ -62,9 +33,7 @@ def servers():
 
 @pytest.fixture
 def client(servers):
-    made = MemcacheClient(
-        [server.name for server in servers], open_channel, MemcacheOptions()
-    )
+    made = client_of(*servers)
     yield made
     made.close()
 
