@@ -18,13 +18,9 @@ import base64
 import hashlib
 import hmac
 import secrets
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
-
-from cryptography.fernet import Fernet, InvalidToken
 
 from swift.core import headers as h
 from swift.core.acl import (
@@ -38,7 +34,14 @@ from swift.core.acl import (
 from swift.core.errors import ConfigError, InvalidInput
 from swift.core.headers import Headers
 from swift.core.names import AccountName, ContainerName, quote_segment, text_of_wsgi
-from swift.core.settings import boolean, natural, one_of, option
+from swift.middleware.fernet_tokens import FernetTokens
+from swift.middleware.tempauth_users import (
+    HOST_MARK,
+    TempauthConfig,
+    User,
+    Users,
+    split_options,
+)
 from swift.runtime import green
 from swift.wire import environ as env
 from swift.wire.environ import Environ, key_of
@@ -46,7 +49,6 @@ from swift.wire.filter import Filter, PipelineContext
 from swift.wire.infocache import account_info, container_info
 from swift.wire.request import Request, Response, StartResponse, WsgiApp, host_url
 
-ADMIN = ".admin"
 RESELLER_ADMIN = ".reseller_admin"
 RESELLER_READER = ".reseller_reader"
 UNKNOWN_REALM = "unknown"
@@ -59,9 +61,6 @@ MEMORY_MAX = 4096
 
 ACCOUNT_ACL_SYSMETA = "core-access-control"
 
-_USER_WORDS = ("user_", "user64_")
-_HOST_MARK = "$HOST"
-_INFLATED_MAX = 64 * 1024
 _HTTP_ACCOUNT_ACL = key_of(h.X_ACCOUNT_ACCESS_CONTROL)
 _HTTP_ACCOUNT_ACL_SYSMETA = key_of(h.ACCOUNT_ACCESS_CONTROL_SYSMETA)
 _HTTP_AUTH_USER = key_of(h.X_AUTH_USER)
@@ -70,128 +69,6 @@ _HTTP_STORAGE_USER = key_of(h.X_STORAGE_USER)
 _HTTP_STORAGE_PASS = key_of(h.X_STORAGE_PASS)
 _HTTP_SYNC_KEY = key_of(h.X_CONTAINER_SYNC_KEY)
 _READS = ("GET", "HEAD")
-
-
-def prefixes(text: str) -> tuple[str, ...]:
-    """Reseller prefixes, each ending in `_`; `''` is the empty one."""
-    found = []
-    for word in text.split(","):
-        word = word.strip()
-        if word == "''":
-            word = ""
-        elif word and not word.endswith("_"):
-            word += "_"
-        if word not in found:
-            found.append(word)
-    return tuple(found)
-
-
-def path_prefix(text: str) -> str:
-    """A path that begins and ends with a slash."""
-    word = text.strip().strip("/")
-    if not word:
-        raise ValueError("must not be empty")
-    return f"/{word}/"
-
-
-@dataclass(frozen=True)
-class TempauthConfig:
-    """[filter:tempauth] of proxy-server.conf.
-
-    Beside these: `user_<account>_<user> = <key> [groups…] [url]`, the same with
-    `user64_` and base64 names, `<PREFIX>_require_group`, `fernet_key_<id>`.
-    """
-
-    reseller_prefixes: tuple[str, ...] = option(
-        ("AUTH_",),
-        name="reseller_prefix",
-        parse=prefixes,
-        doc="What this filter's accounts begin with; the first is for tokens.",
-    )
-    require_group: str = option(
-        "", doc="A group that is needed beside the account's own, for every prefix."
-    )
-    auth_prefix: str = option(
-        "/auth/", parse=path_prefix, doc="Path below which tokens are given."
-    )
-    token_life_s: int = option(
-        86400, name="token_life", parse=natural, doc="How long a token is good."
-    )
-    allow_overrides: bool = option(
-        True, parse=boolean, doc="Leave requests alone that are authorised already."
-    )
-    storage_url_scheme: str = option(
-        "default",
-        parse=one_of("default", "http", "https"),
-        doc="Scheme of the storage URL; `default` is the request's.",
-    )
-    active_fernet_key_id: str = option(
-        "", doc="Key under which new tokens are encrypted; unset keeps them in cache."
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """One line of the configuration.
-
-    groups: as written, without the URL. url: of the account, `$HOST` for the request's
-    scheme and host.
-    """
-
-    account: str
-    name: str
-    key: str
-    groups: tuple[str, ...]
-    url: str
-
-    @property
-    def identity(self) -> str:
-        """`account:user`, which is a group as well."""
-        return f"{self.account}:{self.name}"
-
-    def groups_text(self, reseller_prefixes: Iterable[str]) -> str:
-        """The groups that a token of this user stands for, by commas.
-
-        `.admin` stands for the accounts: one for each prefix, and that of the URL.
-        """
-        groups = [self.account, self.identity]
-        groups += [group for group in self.groups if group != ADMIN]
-        if ADMIN in self.groups:
-            groups += [f"{prefix}{self.account}" for prefix in reseller_prefixes]
-            own = unquote(self.url.rstrip("/").rpartition("/")[2])
-            if own not in groups:
-                groups.append(own)
-        return ",".join(groups)
-
-
-def read_users(conf: Mapping[str, str], default_prefix: str) -> dict[str, User]:
-    """`account:user` → User of all such options; raises ValueError."""
-    users = {}
-    for option_name, value in conf.items():
-        if not option_name.startswith(_USER_WORDS):
-            continue
-        word, _, rest = option_name.partition("_")
-        account, _, name = rest.partition("_")
-        if word == "user64":
-            account, name = _base64_text(account), _base64_text(name)
-        parts = value.split()
-        if not account or not name or not parts:
-            raise ValueError(f"{word}_<account>_<user> needs names and a key")
-        url = f"{_HOST_MARK}/v1/{quote_segment(default_prefix + account)}"
-        groups = parts[1:]
-        if groups and ("://" in groups[-1] or groups[-1].startswith(_HOST_MARK)):
-            url = groups.pop()
-        user = User(account, name, parts[0], tuple(groups), url)
-        users[user.identity] = user
-    return users
-
-
-def _base64_text(text: str) -> str:
-    padded = text + "=" * (-len(text) % 4)
-    try:
-        return base64.b64decode(padded, validate=True).decode("utf-8")
-    except ValueError as error:
-        raise ValueError("user64_ needs names in base64 of UTF-8") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,68 +83,6 @@ class Identity:
     def user(self) -> str:
         """`account:user`."""
         return self.groups[1] if len(self.groups) > 1 else self.text
-
-
-class FernetTokens:
-    """Tokens that carry their groups: `<prefix>ftk…`, or `zftk…` when deflated.
-
-    keys: id → key; the one with the id `active` encrypts, all decrypt. Raises
-    ValueError for a bad key.
-    """
-
-    def __init__(
-        self, prefix: str, keys: Mapping[str, str | bytes], active: str
-    ) -> None:
-        self._plain = f"{prefix}ftk"
-        self._deflated = f"{prefix}zftk"
-        self._keys = [Fernet(key) for key in keys.values()]
-        self._active = Fernet(keys[active]) if active else None
-
-    @property
-    def issues(self) -> bool:
-        """True when there is a key for new tokens."""
-        return self._active is not None
-
-    def owns(self, token: str) -> bool:
-        """True for a token of this form."""
-        return token.startswith((self._plain, self._deflated))
-
-    def make(self, groups: str, now: float) -> str:
-        """A new token."""
-        assert self._active is not None, "a key for new tokens"
-        raw = groups.encode()
-        small = zlib.compress(raw)
-        prefix, raw = (
-            (self._deflated, small) if len(small) < len(raw) else (self._plain, raw)
-        )
-        return prefix + self._active.encrypt_at_time(raw, int(now)).decode("ascii")
-
-    def read(self, token: str, life_s: int, now: float) -> tuple[str, float] | None:
-        """Groups and the time of expiry; None for a token that is not good."""
-        deflated = token.startswith(self._deflated)
-        prefix = self._deflated if deflated else self._plain
-        try:
-            sealed = token[len(prefix) :].encode("ascii")
-        except UnicodeError:
-            return None
-        for key in self._keys:
-            try:
-                raw = key.decrypt_at_time(sealed, life_s, int(now))
-                if deflated:
-                    raw = zlib.decompressobj().decompress(raw, _INFLATED_MAX)
-                return raw.decode("utf-8"), key.extract_timestamp(sealed) + life_s
-            except (InvalidToken, zlib.error, UnicodeError):
-                continue
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class Users:
-    """What the configuration says beside the options: users, keys, group rules."""
-
-    by_identity: Mapping[str, User]
-    require_group: Mapping[str, str]
-    fernet_keys: Mapping[str, str]
 
 
 class Tempauth(Filter):
@@ -517,7 +332,7 @@ class Tempauth(Filter):
         return None
 
     def _storage_url(self, environ: Environ, user: User) -> str:
-        url = user.url.replace(_HOST_MARK, host_url(environ))
+        url = user.url.replace(HOST_MARK, host_url(environ))
         scheme = self.config.storage_url_scheme
         if scheme != "default":
             url = f"{scheme}:{url.partition(':')[2]}"
@@ -713,28 +528,10 @@ def filter_factory(
 ) -> Callable[[WsgiApp], WsgiApp]:
     """The paste.filter_factory; users and keys are options whose names vary."""
     context = PipelineContext.of(global_conf)
-    values = dict(local_conf)
-    varying = {
-        name: values.pop(name)
-        for name in local_conf
-        if name.startswith((*_USER_WORDS, "fernet_key_"))
-        or (name.endswith("_require_group") and name != "require_group")
-    }
+    values, varying = split_options(local_conf)
     config = context.bind(TempauthConfig, values)
     try:
-        users = Users(
-            read_users(varying, config.reseller_prefixes[0]),
-            _group_rules(config, varying),
-            {
-                name.removeprefix("fernet_key_"): value
-                for name, value in varying.items()
-                if name.startswith("fernet_key_")
-            },
-        )
-        active = config.active_fernet_key_id
-        if active and active not in users.fernet_keys:
-            raise ValueError(f"no fernet_key_{active} for active_fernet_key_id")
-        FernetTokens("", users.fernet_keys, active)
+        users = Users.of(config, varying)
     except ValueError as error:
         raise ConfigError(
             context.source, context.section, "user_*, fernet_key_*", str(error)
@@ -744,12 +541,3 @@ def filter_factory(
         return Tempauth(app, config, context, users)
 
     return make
-
-
-def _group_rules(config: TempauthConfig, varying: Mapping[str, str]) -> dict[str, str]:
-    """Reseller prefix → group that is needed beside the account's."""
-    rules = {}
-    for prefix in config.reseller_prefixes:
-        own = varying.get(f"{prefix.rstrip('_')}_require_group") if prefix else None
-        rules[prefix] = (own or config.require_group).strip()
-    return rules

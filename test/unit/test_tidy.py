@@ -33,7 +33,7 @@ MAY_IMPORT = {
 FILTER_ROOMS = {
     "segments", "object_versioning", "encrypter", "decrypter", "cipher", "signed",
     "reports", "quotas", "slo_put", "slo_delete", "version_copies",
-    "version_listing", "listed", "upload_input",
+    "version_listing", "listed", "upload_input", "fernet_tokens", "tempauth_users",
 }  # fmt: skip
 
 NOT_IN_CORE = {

@@ -11,7 +11,9 @@ from filter_pipeline import Bench, found
 
 from swift.core.errors import ConfigError
 from swift.core.headers import Headers
-from swift.middleware.tempauth import MEMORY_S, FernetTokens, prefixes
+from swift.middleware.fernet_tokens import FernetTokens
+from swift.middleware.tempauth import MEMORY_S
+from swift.middleware.tempauth_users import prefixes
 from swift.runtime import green
 from swift.wire import environ as env
 from swift.wire.infocache import InfoFetcher
