@@ -3,7 +3,9 @@
 
 Each primary of an account reaps the containers that fall to it by their names' hashes,
 so the primaries share the work without talking. Whatever cannot be deleted stays for
-the next pass; the emptied database is removed by the replicator in the end.
+the next pass; the emptied database is removed by the replicator in the end. Objects of
+a sharded container are found through its shards, which hear of their deletion; the
+container itself goes in a pass after they have reported that they are empty.
 
 Rules: contract daemons §4.
 """
@@ -18,7 +20,6 @@ from hashlib import md5
 from itertools import cycle
 from math import isqrt
 from typing import Any, ClassVar
-from urllib.parse import quote, urlencode
 
 from swift.core.errors import (
     Corrupt,
@@ -33,11 +34,12 @@ from swift.core.headers import (
     X_ACCOUNT_HOST,
     X_ACCOUNT_OVERRIDE_DELETED,
     X_ACCOUNT_PARTITION,
-    X_BACKEND_ALLOW_RESERVED_NAMES,
+    X_BACKEND_QUOTED_CONTAINER_PATH,
     X_BACKEND_STORAGE_POLICY_INDEX,
     X_CONTAINER_DEVICE,
     X_CONTAINER_HOST,
     X_CONTAINER_PARTITION,
+    X_CONTAINER_ROOT_DB_STATE,
     X_TIMESTAMP,
 )
 from swift.core.listing import ListingQuery
@@ -47,6 +49,7 @@ from swift.core.ring.ring import Ring
 from swift.core.settings import option, positive_int, seconds
 from swift.core.timestamp import Timestamp
 from swift.daemons.databases import LocalDatabases, local_devices
+from swift.daemons.listed_objects import ObjectListing, Page
 from swift.runtime import green
 from swift.runtime.daemon import Daemon, DaemonConfig, Frame, Scope, Tally
 from swift.storage.db.account import AccountBroker, AccountStat
@@ -261,7 +264,7 @@ class _Reaping:
         ring = reaper.cluster.container_ring()
         partition = ring.partition(reaper.cluster.salt.digest_of(name))
         nodes = ring.primaries(partition)
-        self._reap_objects(name, partition, nodes)
+        self._reap_objects(name)
         successes = failures = 0
         for node, told in zip(nodes, cycle(self._nodes), strict=False):
             headers = [
@@ -277,22 +280,18 @@ class _Reaping:
                 self._count("containers_failures")
         self._judge("containers", successes, failures)
 
-    def _reap_objects(
-        self, name: ContainerName, partition: int, nodes: tuple[Node, ...]
-    ) -> None:
-        """Delete what the container's last primary lists; an error ends it. Yields."""
+    def _reap_objects(self, name: ContainerName) -> None:
+        """Delete what the container lists; an error ends it. Yields."""
         pool = green.Pool(max(1, isqrt(self._reaper.config.calls_at_once)))
-        marker = ""
+        listing = ObjectListing(
+            self._reaper.nodes, self._reaper.cluster, lambda: self._code(2)
+        )
         try:
-            while True:
-                page, policy_index = self._page(nodes[-1], partition, name, marker)
-                for obj in page:
+            for page in listing.pages(name):
+                for obj in page.names:
                     where = ObjectName(name.account, name.container, obj)
-                    pool.spawn(self._reap_object, where, policy_index, nodes, partition)
+                    pool.spawn(self._reap_object, where, page)
                 pool.wait_all()
-                if not page:
-                    return
-                marker = page[-1]
         except DirectError as error:
             self._code(error.status)
             self._reaper.log.debug("listing of %s: %s", name.path, error)
@@ -302,51 +301,30 @@ class _Reaping:
         finally:
             pool.kill_all()
 
-    def _page(
-        self, node: Node, partition: int, name: ContainerName, marker: str
-    ) -> tuple[list[str], int]:
-        """(names after the marker, the container's policy). Raises FormatError."""
-        headers, rows = self._reaper.nodes.listing(
-            node,
-            partition,
-            name,
-            urlencode({"marker": marker}, quote_via=quote),
-            {X_BACKEND_ALLOW_RESERVED_NAMES: "true"},
-        )
-        self._code(2)
-        names = [row.get("name") if isinstance(row, dict) else None for row in rows]
-        found = [each for each in names if isinstance(each, str) and each]
-        # Each page must lead on, or a peer could keep us here for ever.
-        if len(found) < len(names) or (found and _order(found[-1]) <= _order(marker)):
-            raise FormatError(f"listing of {name.path}", "has no names in order")
-        index = headers.get(X_BACKEND_STORAGE_POLICY_INDEX, "0")
-        if not index.isdigit():
-            raise FormatError("storage policy index", f"is {index!r:.40}")
-        return found, int(index)
+    def _reap_object(self, name: ObjectName, page: Page) -> None:
+        """Delete an object on all its primaries; never raises. Yields.
 
-    def _reap_object(
-        self,
-        name: ObjectName,
-        policy_index: int,
-        container_nodes: tuple[Node, ...],
-        container_partition: int,
-    ) -> None:
-        """Delete an object on all its primaries; never raises. Yields."""
+        page: of the databases that list it, which hear of it.
+        """
         try:
-            ring = self._reaper.cluster.object_ring(policy_index)
+            ring = self._reaper.cluster.object_ring(page.policy_index)
         except Unavailable as error:
             self._reaper.log.error("object %s is left: %s", name.path, error)
             return
         partition = ring.partition(self._reaper.cluster.salt.digest_of(name))
         successes = failures = 0
         nodes = ring.primaries(partition)
-        for node, told in zip(nodes, cycle(container_nodes), strict=False):
+        for node, told in zip(nodes, cycle(page.nodes), strict=False):
             headers = [
                 (X_CONTAINER_HOST, f"{bracketed(told.ip)}:{told.port}"),
-                (X_CONTAINER_PARTITION, str(container_partition)),
+                (X_CONTAINER_PARTITION, str(page.partition)),
                 (X_CONTAINER_DEVICE, told.name),
-                (X_BACKEND_STORAGE_POLICY_INDEX, str(policy_index)),
+                (X_BACKEND_STORAGE_POLICY_INDEX, str(page.policy_index)),
             ]
+            if page.container != name.container_name:
+                shard = page.container.quoted[1:]
+                headers.append((X_BACKEND_QUOTED_CONTAINER_PATH, shard))
+                headers.append((X_CONTAINER_ROOT_DB_STATE, page.db_state))
             if self._delete(node, partition, name, headers):
                 successes += 1
             else:
@@ -403,7 +381,3 @@ def share_of(container: str, replicas: int) -> int:
 
 def _time_of(stat: AccountStat) -> float:
     return Timestamp.parse(stat.delete_timestamp).seconds
-
-
-def _order(name: str) -> bytes:
-    return name.encode("utf-8", "surrogatepass")

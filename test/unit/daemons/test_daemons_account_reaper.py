@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from swift.core.names import AccountName, ContainerName, ObjectName
+from swift.core.shards import ACTIVE, SHARDED, ShardRange
 from swift.core.timestamp import Timestamp
 from swift.daemons.account_reaper import AccountReaper, share_of
 from swift.runtime import green
@@ -35,10 +38,11 @@ def fill(nodes, containers=("c1", "c2")):
     return accounts
 
 
-def put(nodes, name):
+def put(nodes, name, container=None):
+    """Store an object on all nodes; container: whose databases hear of it."""
     ring = nodes.cluster.rings["object"].get()
     partition = ring.partition(SALT.digest_of(name))
-    container = name.container_name
+    container = container or name.container_name
     their = nodes.cluster.rings["container"].get().partition(SALT.digest_of(container))
     for number, node in enumerate(nodes.nodes):
         headers = {
@@ -48,10 +52,29 @@ def put(nodes, name):
             "X-Container-Host": f"127.0.0.1:{nodes.nodes[number].ports['container']}",
             "X-Container-Partition": str(their),
             "X-Container-Device": "sda1",
+            "X-Backend-Quoted-Container-Path": container.quoted[1:],
         }
         path = f"/sda1/{partition}{name.quoted}"
         status, _, _ = node.ask("object", "PUT", path, headers, b"data")
         assert status == 201
+
+
+def shard(nodes, name, bounds):
+    """Let a container be sharded: (lower, upper) → shard's name, for all its shards."""
+    now = moment(1)
+    own = ShardRange(name.path[1:], "", "", now, meta_timestamp=now, state=SHARDED,
+                     state_timestamp=now, epoch=now)  # fmt: skip
+    ranges = [
+        ShardRange(found.path[1:], *ends, now, meta_timestamp=now, object_count=1,
+                   state=ACTIVE, state_timestamp=now)
+        for ends, found in bounds.items()
+    ]  # fmt: skip
+    for number in range(3):
+        broker = nodes.create(name, number)
+        broker.merge_shard_ranges([own, *ranges])
+        path = Path(broker.path)
+        path.rename(path.with_name(f"{path.stem}_{now}.db"))
+        assert nodes.broker(name, number).stat().db_state == "sharded"
 
 
 def files(nodes, pattern):
@@ -75,6 +98,56 @@ def test_a_deleted_account_loses_its_objects_and_containers(nodes):
     lines = [line for _, line in nodes.sink.lines if "completed reaping" in line]
     assert len(lines) == 3
     assert "containers deleted" in lines[0]
+
+
+def test_objects_are_found_through_shards_which_hear_of_their_deletion(nodes):
+    accounts = [nodes.create(ACCOUNT, number) for number in range(3)]
+    for broker in accounts:
+        broker.merge_rows([container_row("c", 0, 0)])
+    root = ContainerName(ACCOUNT.account, "c")
+    low, high, higher = (
+        ContainerName(f".shards_{ACCOUNT.account}", f"c-{number}-ü")
+        for number in range(3)
+    )
+    # What is behind p has no shard yet: the root lists that itself.
+    shard(nodes, root, {("", "m"): low, ("m", "p"): high})
+    shard(nodes, high, {("m", "p"): higher})
+    for number in range(3):
+        for name in (low, higher):
+            nodes.create(name, number)
+    homes = {"a": low, "b ü": low, "m": low, "n": higher, "p": higher, "z": root}
+    for obj, home in homes.items():
+        put(nodes, ObjectName(ACCOUNT.account, "c", obj), home)
+    assert [names_in(nodes.broker(low, number)) for number in range(3)] == [
+        ["a", "b ü", "m"]
+    ] * 3
+    for broker in accounts:
+        broker.delete(moment(5))
+
+    nodes.run_all(AccountReaper)
+
+    assert files(nodes, "*.data") == []
+    assert len(files(nodes, "*.ts")) == 3 * len(homes)
+    for name in (low, higher, root):
+        assert [names_in(nodes.broker(name, number)) for number in range(3)] == [[]] * 3
+    assert files(nodes, "async_pending/*/*") == []
+    # The shards have not reported yet that they are empty.
+    assert not nodes.broker(root, 0).is_deleted()
+
+
+def test_a_shard_that_does_not_answer_ends_the_container(nodes):
+    for broker in [nodes.create(ACCOUNT, number) for number in range(3)]:
+        broker.merge_rows([container_row("c", 0, 0)])
+        broker.delete(moment(5))
+    root = ContainerName(ACCOUNT.account, "c")
+    missing = ContainerName(f".shards_{ACCOUNT.account}", "c-0")
+    shard(nodes, root, {("", "m"): missing})
+    put(nodes, ObjectName(ACCOUNT.account, "c", "z"), root)
+
+    nodes.run_all(AccountReaper)
+
+    assert len(files(nodes, "*.data")) == 3
+    assert not nodes.broker(root, 0).is_deleted()
 
 
 def test_each_primary_reaps_its_share_of_the_containers(nodes):
