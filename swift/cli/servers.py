@@ -33,9 +33,9 @@ from swift.runtime.process import (
     set_priority,
 )
 from swift.wire.filter import Process
+from swift.wire.heads import HttpLimits
 from swift.wire.master import Master
 from swift.wire.pipeline import app_section_name, load_pipeline
-from swift.wire.protocol import HttpLimits
 from swift.wire.request import WsgiApp
 from swift.wire.server import ServerOptions
 

@@ -11,7 +11,6 @@ Contract: middleware 4, api 9.
 
 from __future__ import annotations
 
-import secrets
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ from swift.core.headers import (
     X_OPENSTACK_REQUEST_ID,
     X_TRANS_ID,
 )
-from swift.core.names import quote_segment
 from swift.core.settings import option
 from swift.runtime import green
 from swift.wire.environ import (
@@ -36,6 +34,7 @@ from swift.wire.environ import (
     Environ,
 )
 from swift.wire.filter import Filter, PipelineContext, factory
+from swift.wire.refusals import transaction_id
 from swift.wire.request import TEXT_TYPE, StartResponse, WsgiApp, close, response_of
 
 EXTRA_MAX = 32
@@ -61,12 +60,6 @@ class CatchErrorsConfig:
     trans_id_suffix: str = option("", doc="Appended to every transaction id.")
 
 
-def transaction_id(now: float, suffix: str) -> str:
-    """`tx`, 21 random hex digits, `-`, 10 hex digits of Unix seconds, quoted suffix."""
-    text = f"tx{secrets.randbits(84):021x}-{int(now):010x}"
-    return text + quote_segment(suffix) if suffix else text
-
-
 class CatchErrors(Filter):
     """The filter."""
 
@@ -87,7 +80,7 @@ class CatchErrors(Filter):
         suffix = self._suffix
         if HTTP_X_TRANS_ID_EXTRA in environ:
             suffix += "-" + environ[HTTP_X_TRANS_ID_EXTRA][:EXTRA_MAX]
-        trans_id = environ[TRANS_ID] = transaction_id(green.now(), suffix)
+        trans_id = environ[TRANS_ID] = transaction_id(suffix)
         is_head = environ[REQUEST_METHOD] == "HEAD"
         declared: int | None = None
 

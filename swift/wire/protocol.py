@@ -15,15 +15,11 @@ no option file and no process.
 from __future__ import annotations
 
 import io
-import re
-import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from email.utils import formatdate
 from http.client import responses
 from typing import Any, Protocol, cast
-from urllib.parse import quote
 
 from swift.core.errors import ClientDisconnect, ClientTimeout
 from swift.core.headers import (
@@ -32,8 +28,6 @@ from swift.core.headers import (
     CONTENT_TYPE,
     DATE,
     TRANSFER_ENCODING,
-    X_OPENSTACK_REQUEST_ID,
-    X_TRANS_ID,
 )
 from swift.runtime import green
 from swift.wire import environ as keys
@@ -41,15 +35,14 @@ from swift.wire.body import RequestBody
 from swift.wire.channel import RECV_BYTES, Channel
 from swift.wire.framing import (
     CRLF,
-    HEAD_END,
     PREFIXES,
     BadFraming,
-    UnsupportedVersion,
     joined_head,
     read_environ_fields,
-    split_request_line,
     split_target,
 )
+from swift.wire.heads import HeadReader, HttpLimits, request_line
+from swift.wire.refusals import Refused, bad_request, date_line, refusal
 from swift.wire.splicing import splice
 from swift.wire.streams import FileRange, SocketSource, close_body
 
@@ -57,24 +50,7 @@ WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 _LINGER_S = 2.0  # silence after which a client that should stop sending is cut off
 _LINGER_ALL_S = 30.0  # the most that such a client gets in all
-_LAST_S = 1.0  # for a request on a connection accepted at the very end
-_EMPTY_LINES_MAX = 8  # before a request line (RFC 9112 §2.2 asks for one)
-_PROXY_LINE_MAX = 107  # PROXY protocol v1, section 2.1
 _SMALL_BODY = 65536  # chunks up to this size travel with the head in one call
-
-
-@dataclass(frozen=True, slots=True)
-class HttpLimits:
-    """What one connection may ask for; times in seconds, sizes in bytes."""
-
-    client_timeout_s: float = 60.0
-    keepalive_timeout_s: float = 60.0  # 0 closes after every answer
-    max_request_line: int = 8192
-    max_header_size: int = 8192
-    max_headers_size: int = 65536
-    max_header_count: int = 201
-    require_proxy_protocol: bool = False
-    trans_id_suffix: str = ""
 
 
 class Log(Protocol):
@@ -103,7 +79,7 @@ class Serving:
         """Finish the requests in flight; close connections that wait for one."""
         self.stopping = True
         for connection in list(self.connections):
-            if connection.idle:
+            if connection.heads.idle:
                 connection.channel.interrupt()
 
 
@@ -159,68 +135,6 @@ class _NoBody(RequestBody):
 _NO_BODY = _NoBody()
 
 
-class _Refused(Exception):
-    """A request that is answered here. status: `400 Bad Request`; bare: HTTP/1.0 and
-    no body; else an HTML page with a transaction id."""
-
-    def __init__(self, status: str, explanation: str = "", *, bare: bool) -> None:
-        super().__init__(status)
-        self.status = status
-        self.explanation = explanation
-        self.bare = bare
-
-
-_date_second = -1
-_date_line = ""
-
-
-def date_line() -> str:
-    """The Date field of answers sent now."""
-    global _date_second, _date_line
-    second = int(green.now())
-    if second != _date_second:
-        _date_second = second
-        _date_line = "Date: " + formatdate(second, usegmt=True)
-    return _date_line
-
-
-def transaction_id(suffix: str) -> str:
-    """An id for an answer that no pipeline has given one: `tx…-…`."""
-    return f"tx{uuid.uuid4().hex[:21]}-{int(green.now()):010x}{quote(suffix)}"
-
-
-def _refusal(refused: _Refused, suffix: str) -> bytes:
-    if refused.bare:
-        lines = [
-            f"HTTP/1.0 {refused.status}",
-            f"{CONNECTION}: close",
-            f"{CONTENT_LENGTH}: 0",
-        ]
-        return joined_head(lines)
-    reason = refused.status.partition(" ")[2]
-    body = f"<html><h1>{reason}</h1><p>{refused.explanation}</p></html>".encode()
-    trans_id = transaction_id(suffix)
-    lines = [
-        f"HTTP/1.1 {refused.status}",
-        f"{CONTENT_TYPE}: text/html; charset=UTF-8",
-        f"{CONTENT_LENGTH}: {len(body)}",
-        f"{X_TRANS_ID}: {trans_id}",
-        f"{X_OPENSTACK_REQUEST_ID}: {trans_id}",
-        date_line(),
-        f"{CONNECTION}: close",
-    ]
-    return joined_head(lines) + body
-
-
-def _bad_request(explanation: str) -> _Refused:
-    return _Refused("400 Bad Request", explanation, bare=False)
-
-
-_PROXY_LINE = re.compile(
-    r"PROXY (?:(?:TCP4|TCP6) ([0-9A-Fa-f.:]+) ([0-9A-Fa-f.:]+)"
-    r" ([0-9]{1,5}) ([0-9]{1,5})|UNKNOWN(?: .*)?)"
-)
-
 _STATUS_LINES: dict[str, str] = {}
 _STATUS_LINES_MAX = 256
 
@@ -274,7 +188,6 @@ class ServerConnection:
 
     __slots__ = (
         "_body",
-        "_buffer",
         "_chunking",
         "_declared",
         "_head_sent",
@@ -288,17 +201,16 @@ class ServerConnection:
         "_timeout_s",
         "channel",
         "environ",
-        "idle",
+        "heads",
     )
 
     def __init__(
         self, channel: Channel, serving: Serving, peer: tuple[str, str]
     ) -> None:
         self.channel = channel
-        self.idle = False
         self._serving = serving
         self._timeout_s = serving.limits.client_timeout_s
-        self._buffer = b""
+        self.heads = HeadReader(channel, serving.limits)
         self.environ = dict(serving.base_environ)
         self.environ[keys.REMOTE_ADDR], self.environ[keys.REMOTE_PORT] = peer
         self._reset()
@@ -328,13 +240,13 @@ class ServerConnection:
         linger = False
         try:
             if serving.limits.require_proxy_protocol:
-                self._read_proxy_line()
+                self.heads.read_proxy_line(self.environ)
             while self._serve_one():
                 pass
             body = self._body
             linger = body is not None and (body.broken or not body.finished)
-        except _Refused as refused:
-            answer = _refusal(refused, serving.limits.trans_id_suffix)
+        except Refused as refused:
+            answer = refusal(refused, serving.limits.trans_id_suffix)
             linger = self._try_send(answer)
         except (TimeoutError, OSError):
             pass  # a silent client, or one that is gone: there is nobody to tell
@@ -375,134 +287,28 @@ class ServerConnection:
 
     # Reading a request
 
-    def _read_proxy_line(self) -> None:
-        end = -1
-        while end < 0:
-            data = self.channel.recv(RECV_BYTES, self._timeout_s)
-            if not data:
-                raise ConnectionResetError
-            self._buffer += data
-            end = self._buffer.find(CRLF, 0, _PROXY_LINE_MAX)
-            if end < 0 and len(self._buffer) >= _PROXY_LINE_MAX:
-                raise _bad_request("Invalid PROXY line")
-        line = self._buffer[:end].decode("latin-1")
-        match = _PROXY_LINE.fullmatch(line)
-        if match is None:
-            raise _bad_request("Invalid PROXY line")
-        self._buffer = self._buffer[end + 2 :]
-        if match[1] is None:
-            return
-        environ = self.environ
-        environ[keys.REMOTE_ADDR], environ[keys.REMOTE_PORT] = match[1], match[3]
-        environ["SERVER_ADDR"] = environ[keys.SERVER_NAME] = match[2]
-        environ[keys.SERVER_PORT] = match[4]
-        if match[4] == "443":
-            environ[keys.WSGI_URL_SCHEME] = "https"
-            environ["HTTPS"] = "on"
-
-    def _read_head(self) -> bytes:
-        """A head with its empty line; `_buffer` keeps what follows. Empty at the end.
-
-        A head that comes in one piece, as nearly all do, is looked at once.
-        """
-        limits = self._serving.limits
-        data = self._buffer
-        if not data:
-            self.idle = True
-            wait_s = limits.keepalive_timeout_s or limits.client_timeout_s
-            if self._serving.stopping:
-                wait_s = min(wait_s, _LAST_S)
-            data = self.channel.recv(RECV_BYTES, wait_s)
-            self.idle = False
-            if not data:
-                return b""
-        end = data.find(HEAD_END)
-        if end < 0 or data[0] < 33:
-            data, end = self._rest_of_head(data)
-            if end < 0:
-                return b""
-        head = data[: end + 4]
-        self._buffer = data[end + 4 :]
-        return head
-
-    def _rest_of_head(self, data: bytes) -> tuple[bytes, int]:
-        """Read on until the head is whole: all bytes read, and where it ends.
-
-        Also skips empty lines before the request, and sees to HTTP/0.9, which has no
-        head. Raises _Refused at the first byte that makes the head impossible.
-        """
-        limits = self._serving.limits
-        deadline = green.monotonic() + limits.client_timeout_s
-        skipped = 0
-        while True:
-            while data.startswith(CRLF):
-                data = data[2:]
-                skipped += 1
-                if skipped > _EMPTY_LINES_MAX:
-                    raise _bad_request("Empty lines")
-            end = data.find(HEAD_END)
-            if end >= 0:
-                return data, end
-            first = data.find(CRLF)
-            self._check_partial_head(data, first)
-            if first >= 0 and _request_line(data[:first])[2] == "HTTP/0.9":
-                return data.replace(CRLF, HEAD_END, 1), first
-            more = self.channel.recv(RECV_BYTES, deadline - green.monotonic())
-            if not more:
-                return data, -1
-            data += more
-
-    def _check_partial_head(self, data: bytes, first: int) -> None:
-        """Refuse what no further byte can make good; first: the end of line one."""
-        limits = self._serving.limits
-        if first < 0:
-            if b"\n" in data:
-                raise _bad_request("Bad line end")
-            if len(data) >= limits.max_request_line:
-                raise _Refused("414 Request URI Too Long", bare=True)
-            return
-        if first >= limits.max_request_line:
-            raise _Refused("414 Request URI Too Long", bare=True)
-        if len(data) - data.rfind(CRLF) - 2 >= limits.max_header_size:
-            raise _Refused("400 Header Line Too Long", bare=True)
-        if len(data) - first > limits.max_headers_size + 4:
-            raise _Refused("400 Headers Too Large", bare=True)
-        if data.endswith(b"\n\n"):
-            raise _bad_request("Bad line end")
-
-    def _check_lines(self, head: bytes, first: int) -> None:
-        """Refuse a head with a line, or all lines, longer than allowed."""
-        limits = self._serving.limits
-        if first + 2 >= limits.max_request_line:
-            raise _Refused("414 Request URI Too Long", bare=True)
-        lines = head[first + 2 : -2].split(CRLF)
-        if max(map(len, lines)) + 2 >= limits.max_header_size:
-            raise _Refused("400 Header Line Too Long", bare=True)
-        if len(head) - first - 4 > limits.max_headers_size:
-            raise _Refused("400 Headers Too Large", bare=True)
-
     def _read_request(self) -> dict[str, Any] | None:
         """The environ of the next request, its body ready to be read; None at the end.
 
-        Raises _Refused.
+        Raises Refused.
         """
-        head = self._read_head()
+        head = self.heads.read(stopping=self._serving.stopping)
         if not head:
             return None
         limits = self._serving.limits
         first = head.find(CRLF)
         if len(head) >= limits.max_request_line or len(head) >= limits.max_header_size:
-            self._check_lines(head, first)
-        method, target, protocol = _request_line(head[:first])
+            self.heads.check_lines(head, first)
+        method, target, protocol = request_line(head[:first])
         if head.count(b"\n") - 2 > limits.max_header_count:
-            raise _Refused(
+            raise Refused(
                 "431 Request Header Fields Too Large", "Too many headers", bare=False
             )
         environ = self.environ.copy()
         try:
             read_environ_fields(head[first:], environ)
         except BadFraming as error:
-            raise _Refused("400 Bad Request", bare=True) from error
+            raise Refused("400 Bad Request", bare=True) from error
         authority, raw, path, query = split_target(target)
         environ[keys.REQUEST_METHOD] = method
         environ[keys.RAW_PATH_INFO] = raw
@@ -537,11 +343,11 @@ class ServerConnection:
         else:
             coding = coding.strip().lower()
             if "," in coding:
-                raise _Refused(
+                raise Refused(
                     "501 Not Implemented", "Multiple transfer codings", bare=False
                 )
             if coding != "chunked":
-                raise _bad_request("Invalid Transfer-Encoding header value")
+                raise bad_request("Invalid Transfer-Encoding header value")
             # Chunked wins, and nobody behind us shall believe the other (RFC 9112 §6.3)
             environ.pop(keys.CONTENT_LENGTH, None)
             length = None
@@ -555,12 +361,12 @@ class ServerConnection:
             expects = wish is not None and wish.lower() == "100-continue"
         body = RequestBody(
             self.channel,
-            self._buffer,
+            self.heads.buffer,
             length,
             self._timeout_s,
             expects_continue=expects,
         )
-        self._buffer = b""
+        self.heads.buffer = b""
         return body
 
     # Answering it
@@ -602,8 +408,8 @@ class ServerConnection:
         if not body.finished and not self._rid_of(body):
             return False
         if body is not _NO_BODY:
-            self._buffer = body.surplus()
-        if self._buffer:
+            self.heads.buffer = body.surplus()
+        if self.heads.buffer:
             green.yield_now()  # a client that pipelines is not alone here
         return not body.broken
 
@@ -919,27 +725,3 @@ class ServerConnection:
 
 class _ClientGone(ConnectionError):
     """The client does not take the answer."""
-
-
-def _request_line(line: bytes) -> tuple[str, str, str]:
-    """(method, target, protocol); raises _Refused."""
-    try:
-        return split_request_line(line.decode("latin-1"))
-    except UnsupportedVersion as error:
-        raise _Refused(
-            "505 HTTP Version Not Supported", "HTTP/1.1 is spoken here.", bare=False
-        ) from error
-    except BadFraming as error:
-        raise _bad_request("Bad request syntax") from error
-
-
-__all__ = [
-    "HttpLimits",
-    "RequestBody",
-    "ServerConnection",
-    "Serving",
-    "WsgiApp",
-    "base_environ",
-    "date_line",
-    "transaction_id",
-]

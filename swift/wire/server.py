@@ -22,8 +22,8 @@ from swift.core.errors import ConfigError
 from swift.runtime import green
 from swift.wire import environ as keys
 from swift.wire.channel import Channel, TlsChannel
+from swift.wire.heads import HttpLimits
 from swift.wire.protocol import (
-    HttpLimits,
     Log,
     ServerConnection,
     Serving,

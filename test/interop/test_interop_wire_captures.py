@@ -17,7 +17,7 @@ import pytest
 from swift.core.headers import title
 from swift.runtime import green
 from swift.wire.client import TcpConnector
-from swift.wire.protocol import HttpLimits
+from swift.wire.heads import HttpLimits
 from swift.wire.server import Server, ServerOptions, listen
 
 CAPTURES = Path(__file__).parent / "golden" / "wire"

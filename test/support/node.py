@@ -15,7 +15,7 @@ from swift.services import account, container
 from swift.services import object as object_server
 from swift.storage.object.context import DiskConfig
 from swift.wire.client import ConnectionPool, TcpConnector
-from swift.wire.protocol import HttpLimits
+from swift.wire.heads import HttpLimits
 from swift.wire.server import Server, ServerOptions, listen
 
 DEVICE = "sda1"

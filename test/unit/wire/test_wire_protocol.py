@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from swift.core.errors import ClientDisconnect, ClientTimeout
 from swift.runtime import green
 from swift.wire import environ as keys
-from swift.wire.protocol import HttpLimits
+from swift.wire.heads import HttpLimits
 from swift.wire.server import Server, ServerOptions, listen
 
 
