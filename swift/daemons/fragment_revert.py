@@ -135,9 +135,11 @@ class Giving:
                 self._failed.add(node.id)
         if self._failed:
             return {}
+        by_all = confirmed_by_all(confirmed)
         # Nodes that take nothing without a commit were offered something else.
         return {
-            path_hash: confirmed[0][path_hash]
-            for path_hash in confirmed_by_all(confirmed)
-            if all(each[path_hash] == confirmed[0][path_hash] for each in confirmed)
+            path_hash: files
+            for path_hash, files in (confirmed[0].items() if by_all else ())
+            if path_hash in by_all
+            and all(each[path_hash] == files for each in confirmed)
         }

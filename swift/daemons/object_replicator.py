@@ -383,7 +383,7 @@ class ObjectReplicator(PartitionDaemon):
             confirmed = self._give(job, group, objects, failed, stats)
             successes = len(job.targets) - len(failed)
             if sync.may_give_up(successes, len(job.targets), self._handoff_delete):
-                done = {key: objects[key] for key in confirmed if key in objects}
+                done = {key: objects[key] for key in objects if key in confirmed}
                 gone = partitions.drop(job.device.name, job.partition, done)
         stats.success += len(job.targets) - len(failed)
         return gone

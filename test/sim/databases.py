@@ -3,9 +3,10 @@
 
 SQLite does its own input and output, so a shim stands between it and its layer of
 system calls (its VFS). The shim learns of each sync, and keeps what the file was then;
-it learns of each removed journal, whose removal nobody syncs. When the power goes, a
-page that was written since the last sync is there or not, by chance. The power may go
-at any sync, in the middle of a transaction, and a sync fails where the disk is sick.
+it learns of each removed journal, whose removal nobody syncs; it gives the time and
+random bytes. When the power goes, a page that was written since the last sync is there
+or not, by chance. The power may go at any sync, in the middle of a transaction, and a
+sync fails where the disk is sick.
 
 A loss of what was acknowledged (lines of a pending file, a transaction whose journal is
 back) happens on one node of a history, for nobody promises rows that all nodes lose at
@@ -18,8 +19,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
 from contextlib import suppress
-from ctypes import CFUNCTYPE, POINTER, Structure, c_char_p, c_int, c_void_p
+from ctypes import CFUNCTYPE, POINTER, Structure, c_char_p, c_int, c_int64, c_void_p
 from functools import cache
 
 PAGE_BYTES = 4096
@@ -30,6 +32,10 @@ _DIRECTORIES = ("accounts", "containers")
 _Open = CFUNCTYPE(c_int, c_void_p, c_void_p, c_void_p, c_int, c_void_p)
 _Delete = CFUNCTYPE(c_int, c_void_p, c_void_p, c_int)
 _Sync = CFUNCTYPE(c_int, c_void_p, c_int)
+_Randomness = CFUNCTYPE(c_int, c_void_p, c_int, c_void_p)
+_Time = CFUNCTYPE(c_int, c_void_p, POINTER(c_int64))
+_EPOCH_MS = 210_866_760_000_000
+"""From the beginning of SQLite's time to that of Unix."""
 
 
 class _Vfs(Structure):
@@ -44,7 +50,13 @@ class _Vfs(Structure):
         ("data", c_void_p),
         ("open", _Open),
         ("delete", _Delete),
-        ("others", c_void_p * 14),
+        ("between", c_void_p * 6),
+        ("randomness", _Randomness),
+        ("sleep", c_void_p),
+        ("current_time", c_void_p),
+        ("last_error", c_void_p),
+        ("current_time_ms", _Time),
+        ("after", c_void_p * 3),
     )
 
 
@@ -68,6 +80,7 @@ class _Shim:
 
     def __init__(self, library):
         self.target = None
+        self._library = library
         library.sqlite3_vfs_find.restype = POINTER(_Vfs)
         self._below = library.sqlite3_vfs_find(None)
         self._paths = {}
@@ -77,9 +90,31 @@ class _Shim:
         self._vfs.name = b"simulated"
         self._vfs.open = _Open(self._open)
         self._vfs.delete = _Delete(self._delete)
+        self._vfs.randomness = _Randomness(self._randomness)
+        self._vfs.current_time_ms = _Time(self._time)
         self._sync_callback = _Sync(self._sync)
         # SQLite keeps the address for as long as the process lives, as we do.
         library.sqlite3_vfs_register(ctypes.byref(self._vfs), 1)
+
+    def aim(self, target):
+        """Tell another of what happens from now on."""
+        self.target = target
+        # SQLite asks for random bytes but once, and makes more of them itself.
+        self._library.sqlite3_randomness(0, None)
+
+    def _randomness(self, _vfs, count, place):
+        target = self.target
+        data = os.urandom(count) if target is None else target.randomness(count)
+        ctypes.memmove(place, data, count)
+        return count
+
+    def _time(self, _vfs, place):
+        target = self.target
+        if target is None:
+            below = ctypes.cast(self._below, c_void_p)
+            return self._below.contents.current_time_ms(below, place)
+        place[0] = _EPOCH_MS + int(target.seconds() * 1000)
+        return 0
 
     def _open(self, _vfs, name, file, flags, out_flags):
         below = ctypes.cast(self._below, c_void_p)
@@ -129,18 +164,22 @@ def install(databases):
     """Have SQLite tell of what it does; None: nobody."""
     shim = _shim()
     if shim is not None:
-        shim.target = databases
+        shim.aim(databases)
 
 
 class SimDatabases:
     """What the platters hold of databases.
 
-    fails: path → True when its disk cannot sync now. forgetful: names of the nodes that
-    may lose what was acknowledged.
+    fails: path → True when its disk cannot sync now. seconds: tells the time. record:
+    takes a line for each sync and removal. forgetful: names of the nodes that may lose
+    what was acknowledged.
     """
 
-    def __init__(self, rng, fails):
+    def __init__(self, rng, fails, seconds, record=None):
         self.fails = fails
+        self.seconds = seconds
+        self.randomness = random.Random(rng.random()).randbytes
+        self._record = record
         self.forgetful = set()
         self._rng = rng
         self._kept = {}
@@ -148,11 +187,15 @@ class SimDatabases:
 
     def synced(self, path):
         """Keep what a file is now. A journal that is synced ends that of before."""
+        if self._record is not None:
+            self._record(f"SQLite syncs {path}")
         self._kept[path] = (os.stat(path).st_ino, _content(path))
         self._removed.pop(path, None)
 
     def removed(self, path):
         """Keep what a journal was, as the directory may not know that it is gone."""
+        if self._record is not None:
+            self._record(f"SQLite removes {path}")
         kept = self._kept.pop(path, None)
         if kept is not None:
             self._removed[path] = kept[1]

@@ -22,7 +22,8 @@ from swift.runtime.logs import NULL_LOG
 from swift.storage.fs import FileSystem
 from swift.wire.channel import Channel
 from swift.wire.client import HttpConnection, peer_name
-from swift.wire.protocol import HttpLimits, ServerConnection, Serving, base_environ
+from swift.wire.heads import HttpLimits
+from swift.wire.protocol import ServerConnection, Serving, base_environ
 from swift.wire.request import Response
 from test.sim.layout import PORTS
 
@@ -45,9 +46,10 @@ class SimClock:
     patience_s = 0.0
     SLEEPS_MAX = 200_000
 
-    def __init__(self):
+    def __init__(self, record=None):
         self._passed = 0.0
         self._sleeps = 0
+        self._record = record
 
     def monotonic(self):
         self._passed += TICK_S
@@ -61,7 +63,13 @@ class SimClock:
         self._sleeps += 1
         if self._sleeps > self.SLEEPS_MAX:
             raise Stuck(f"{self._sleeps} sleeps")
+        if self._record is not None:
+            self._record(f"all wait for {seconds:.6f}")
         self._passed += seconds
+
+    def seconds(self):
+        """As `now`, but for who does not count as looking."""
+        return START + self._passed
 
     def leap(self, seconds):
         """Let time pass without asking who waits for it."""
@@ -157,11 +165,12 @@ class SimDisk(FileSystem):
 
     broken: names of rules that it breaks, to see that the simulation notices:
     "fsync" does not sync, "tombstones" loses them, "pending" loses container updates,
-    "rows" makes all databases forgetful.
+    "rows" makes all databases forgetful. record: takes a line for each step.
     """
 
-    def __init__(self, root, rng, broken=()):
+    def __init__(self, root, rng, broken=(), record=None):
         super().__init__()
+        self._record = record
         self.root = root
         self.broken = frozenset(broken)
         self.nodes = {}
@@ -195,6 +204,9 @@ class SimDisk(FileSystem):
     def step(self, name, arguments, keywords):
         """Fail as the node's disk does now; the node."""
         node = self._node_of(arguments, keywords)
+        if self._record is not None:
+            shown = (each for each in arguments if isinstance(each, str))
+            self._record(" ".join((f"disk {node}: {name}", *shown)))
         state = self.nodes.get(node)
         if state is None:
             return node
@@ -230,6 +242,10 @@ class SimDisk(FileSystem):
     def make_directory(self, path):
         super().make_directory(path)
         self._kept.pop(os.stat(path).st_ino, None)
+
+    def open_temporary(self, directory):
+        path = f"{directory}/{self.random_bytes(8).hex()}"
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), path
 
     def open_append(self, path):
         is_new = not os.path.exists(path)
@@ -440,7 +456,8 @@ class Network:
     """All messages between the servers.
 
     chances: fault → how likely one message meets it. side: numbers of nodes that are
-    cut off from all others; empty while the network is whole.
+    cut off from all others; empty while the network is whole. record: takes a line for
+    each message.
     """
 
     rng: object
@@ -448,6 +465,7 @@ class Network:
     chances: dict = field(default_factory=dict)
     counts: dict = field(default_factory=dict)
     side: frozenset = frozenset()
+    record: object = None
 
     def is_cut(self, one, other):
         """True when two nodes, by number, cannot reach each other."""
@@ -480,6 +498,8 @@ class SimConnector:
 
     def connect(self, ip, port, timeout_s):
         """A connection whose other end is the peer's application."""
+        if self._network.record is not None:
+            self._network.record(f"from {self._near} to {ip}:{port}")
         peer = peer_name(ip, port)
         node = self._network.nodes[ip]
         source = self._source
@@ -542,6 +562,10 @@ class _Served:
 
     def _answer(self, environ, start_response):
         fault = self._draw()
+        record = self._node.world.network.record
+        if record is not None:
+            call = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
+            record(f"{self._node.name} gets {call} ({fault})")
         if fault in ("refused", "silent"):
             if fault == "silent":
                 green.sleep(self._rng.choice((0.7, 5.0, 40.0)))

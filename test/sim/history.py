@@ -68,9 +68,12 @@ class History:
 
     skipped: numbers of steps that are left out; each has its own randomness, so that
     the others stay what they are. trace: what happened, a line with time and step each.
+    events: takes a line for each of the many things that this consists of.
     """
 
-    def __init__(self, seed, broken=(), skipped=frozenset(), *, logs=False):
+    def __init__(
+        self, seed, broken=(), skipped=frozenset(), *, logs=False, events=None
+    ):
         self.seed = seed
         self.rng = random.Random(seed)
         count = 5 if seed % 4 == 0 else 4
@@ -81,6 +84,7 @@ class History:
             broken,
             spares=int(self.rng.random() < 0.3),
             logs=logs,
+            events=events,
         )
         self.judge = Judge(self.world)
         self.judge.object_rings = [p.ring_name for p in self.world.policies]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m test.sim.run --seed S --count N`: run the histories of N seeds from S on.
 
-Exit code 1 when one fails. A seed fails the same way each time: the hash seed of the
-interpreter is fixed, and nothing depends on real time. doc/source/architecture/
-simulation.md tells what a history is made of.
+Exit code 1 when one fails. A seed fails the same way each time: nothing depends on real
+time, on hashes or on addresses (`test.sim.repeat` checks that). What a history is made
+of tells doc/source/architecture/simulation.md.
 """
 
 from __future__ import annotations
@@ -87,14 +87,20 @@ def _parser():
     return parser
 
 
-def tell(seed, broken=(), skipped=frozenset(), *, logs=False):
-    """Run one history; what it came to. skipped: numbers of steps to leave out."""
+def tell(seed, broken=(), skipped=frozenset(), *, logs=False, events=None):
+    """Run one history; what it came to.
+
+    skipped: numbers of steps to leave out. events: as for a History.
+    """
     # Here, so that each process that shares the seeds has a scheduler of its own.
     from test.sim.history import Failed, History
 
-    # Most objects of a history live until its end.
-    gc.set_threshold(100_000)
-    history = History(seed, broken, skipped, logs=logs)
+    # What is collected closes what it holds, and looks at the clock. When that happens
+    # must not depend on the histories before.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    history = History(seed, broken, skipped, logs=logs, events=events)
     reason = ""
     try:
         history.run()
@@ -138,7 +144,4 @@ def shrunk(told, broken, *, logs=False):
 
 
 if __name__ == "__main__":
-    if os.environ.get("PYTHONHASHSEED") != "0":
-        os.environ["PYTHONHASHSEED"] = "0"
-        os.execv(sys.executable, [sys.executable, "-m", "test.sim.run", *sys.argv[1:]])
     sys.exit(main())

@@ -49,6 +49,7 @@ from swift.wire.memcache import LocalCache
 from swift.wire.request import call
 from test.sim import databases
 from test.sim.doors import (
+    START,
     InlineThreads,
     Network,
     SimClock,
@@ -297,17 +298,22 @@ class World:
 
     rng: decides everything. scheme: data and parity fragments of the second policy.
     count, spares: nodes with a place in the rings, and such as may get one. sink: what
-    servers and daemons logged, if `logs`.
+    servers and daemons logged, if `logs`. events: takes each thing that happens in the
+    doors, a line with its time.
     """
 
     salt = SALT
     account = "a"
 
-    def __init__(self, rng, count, scheme, broken=(), *, spares=0, logs=False):
+    def __init__(
+        self, rng, count, scheme, broken=(), *, spares=0, logs=False, events=None
+    ):
         self.rng = rng
         base = "/dev/shm" if os.path.isdir("/dev/shm") else None
         self.root = tempfile.mkdtemp(prefix="sim-", dir=base)
-        self.clock = SimClock()
+        self._events = events
+        record = None if events is None else self._tell
+        self.clock = SimClock(record)
         self._random_state = random.getstate()
         self._urandom = os.urandom
         random.seed(rng.random())
@@ -316,11 +322,13 @@ class World:
         random._urandom = rng.randbytes
         green.install(self.clock)
         green.install_threads(InlineThreads(rng))
-        self.disk = SimDisk(self.root, rng, broken)
+        self.disk = SimDisk(self.root, rng, broken, record)
         fs.install(self.disk)
-        self.databases = databases.SimDatabases(rng, self._fails_to_sync)
+        self.databases = databases.SimDatabases(
+            rng, self._fails_to_sync, self.clock.seconds, record
+        )
         databases.install(self.databases)
-        self.network = Network(rng)
+        self.network = Network(rng, record=record)
         rsync.install(SimRsync(self.network, self.root))
         self.sink = ListSink()
         self.log = Logger("sim", [self.sink], level=DEBUG) if logs else NULL_LOG
@@ -357,6 +365,10 @@ class World:
     def cluster(self):
         """What one more process knows of the cluster."""
         return Cluster(self.root, SALT, Limits(), self.policies, self.layout.seen())
+
+    def _tell(self, text):
+        text = text.replace(self.root, "")
+        self._events(f"{self.clock.seconds() - START:13.6f} {text}")
 
     def _fails_to_sync(self, path):
         name = path[len(self.root) + 1 :].partition("/")[0]

@@ -13,6 +13,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from heapq import heapify
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,7 @@ class Hub(epolls.Hub):  # type: ignore[misc]
         self.ready: deque[Callable[[], object]] = deque()
         self.watches: dict[int, Watch] = {}
         self.sweeping = False
+        self._sweep_timer: Any = None
         self.fake: Clock | None = clocks.installed()
         self.debug_exceptions = _shows_errors
         self.threads_busy = 0
@@ -216,7 +218,7 @@ class Hub(epolls.Hub):  # type: ignore[misc]
         """See to it that long socket waits end; at most one sweep is scheduled."""
         if not self.sweeping:
             self.sweeping = True
-            self.schedule_call_global(_SWEEP_S, self._sweep)
+            self._sweep_timer = self.schedule_call_global(_SWEEP_S, self._sweep)
 
     def _sweep(self) -> None:
         self.sweeping = False
@@ -228,6 +230,22 @@ class Hub(epolls.Hub):  # type: ignore[misc]
                 watch.expire(moment)
         if waiting:
             self.start_sweep()
+
+    def use_clock(self, fake: Clock | None) -> None:
+        """Go by the clock of the process from now on. fake: it, if it is one of tests.
+
+        What was planned by the old clock and is not needed goes: it would stop the new
+        clock at moments that mean nothing.
+        """
+        self.clock = clocks.source()
+        self.fake = fake
+        if self.sweeping:
+            self.sweeping = False
+            self._sweep_timer.cancel()
+        self.prepare_timers()
+        self.timers[:] = [entry for entry in self.timers if not entry[1].called]
+        heapify(self.timers)
+        self.timers_canceled = 0
 
 
 local = threading.local()
@@ -278,10 +296,7 @@ def install(clock: Clock | None) -> None:
     waiting. Timers set before the call keep the old time; install first.
     """
     clocks.use(clock)
-    hub = this_hub()
-    hub.clock = clocks.source()
-    hub.fake = clock
-    hub.sweeping = False  # one that is planned may lie far off on the new clock
+    this_hub().use_clock(clock)
 
 
 _shows_errors = True

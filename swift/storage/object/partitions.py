@@ -9,7 +9,7 @@ they ask a disk thread; contract object-on-disk 1, 11, daemons 8.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
@@ -253,9 +253,7 @@ class Partitions:
 
     def _drop(self, path: str, objects: ObjectNames) -> bool:
         fs = self._context.fs
-        suffixes = {path_hash[-SUFFIX_LENGTH:] for path_hash in objects}
-        for suffix in suffixes:
-            hashes.invalidate(fs, path, suffix)
+        suffixes = self._announce(path, objects)
         for path_hash, names in objects.items():
             directory = f"{path}/{path_hash[-SUFFIX_LENGTH:]}/{path_hash}"
             # What has come since the files were offered may need them: metadata is
@@ -271,6 +269,13 @@ class Partitions:
             with suppress(OSError):
                 fs.remove_directory(f"{path}/{suffix}")
         return self._drop_if_empty(path)
+
+    def _announce(self, path: str, objects: Iterable[str]) -> list[str]:
+        """The suffixes of some objects, once it is noted that they change."""
+        suffixes = sorted({path_hash[-SUFFIX_LENGTH:] for path_hash in objects})
+        if suffixes:
+            hashes.invalidate(self._context.fs, path, *suffixes)
+        return suffixes
 
     def give_back(
         self,
@@ -292,9 +297,7 @@ class Partitions:
         self, path: str, objects: Mapping[str, FileSet], is_handoff: bool
     ) -> None:
         fs = self._context.fs
-        suffixes = {path_hash[-SUFFIX_LENGTH:] for path_hash in objects}
-        for suffix in suffixes:
-            hashes.invalidate(fs, path, suffix)
+        suffixes = self._announce(path, objects)
         for path_hash, offered in objects.items():
             directory = f"{path}/{path_hash[-SUFFIX_LENGTH:]}/{path_hash}"
             for part in self._doomed(directory, path_hash, path, offered, is_handoff):

@@ -154,6 +154,35 @@ def test_real_time_comes_back(clock):
     assert abs(green.now() - time.time()) < 5
 
 
+class CountingClock(green.JumpingClock):
+    """Remembers how far it jumped each time."""
+
+    def __init__(self):
+        super().__init__()
+        self.jumps = []
+
+    def sleep(self, seconds):
+        self.jumps.append(seconds)
+        super().sleep(seconds)
+
+
+def test_a_new_clock_does_not_stop_where_the_old_one_would_have(clock):
+    left, right = pair()
+    watch = green.Watch(left.fileno())
+    reader = green.spawn(watch.readable, 60.0)  # plans a sweep a second from now
+    green.yield_now()
+    reader.kill()
+    new = CountingClock()
+    green.install(new)
+
+    green.sleep(50.0)
+
+    assert new.jumps == [50.0]
+    watch.close()
+    left.close()
+    right.close()
+
+
 # --- Meeting points -------------------------------------------------------------------
 
 

@@ -13,10 +13,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def simulate(*arguments):
+def simulate(*arguments, program="run"):
     """(exit code, lines) of a run of the simulation in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "test.sim.run", *map(str, arguments)],
+        [sys.executable, "-m", f"test.sim.{program}", *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -27,13 +27,10 @@ def simulate(*arguments):
     return done.returncode, done.stdout.splitlines()
 
 
-def test_one_seed_is_one_history():
-    first = simulate("--seed", 9, "--count", 1, "--verbose")
-    second = simulate("--seed", 9, "--count", 1, "--verbose")
+def test_one_seed_is_one_history_to_the_letter():
+    code, lines = simulate("--seed", 1002, "--count", 4, program="repeat")
 
-    assert first == second
-    assert first[0] == 0
-    assert first[1][-1] == "1 passed, 0 failed"
+    assert (code, lines) == (0, ["4 of 4 seeds repeat themselves"])
 
 
 @pytest.mark.parametrize("rule", ["tombstones", "pending", "fsync"])
