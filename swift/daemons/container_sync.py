@@ -52,7 +52,6 @@ from swift.storage.db.sync_store import SyncStore
 from swift.storage.db.walk import FoundDatabase
 from swift.wire.channel import Channel
 from swift.wire.client import (
-    ClientResponse,
     ConnectionPool,
     Connector,
     HttpConnection,
@@ -60,6 +59,7 @@ from swift.wire.client import (
     open_channel,
     peer_name,
 )
+from swift.wire.client_response import ClientResponse
 from swift.wire.internal_client import (
     CONF_NAME,
     InternalClient,

@@ -49,7 +49,7 @@ from swift.runtime.metrics import Metrics
 from swift.storage.object.diskfile import DiskFile, OpenObject
 from swift.storage.object.manager import DiskFileManager
 from swift.storage.object.reader import ObjectReader
-from swift.wire.client import ClientResponse
+from swift.wire.client_response import ClientResponse
 from swift.wire.direct import DirectClient
 from swift.wire.nodes import NodeCount
 

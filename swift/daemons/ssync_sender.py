@@ -44,7 +44,8 @@ from swift.runtime import green
 from swift.storage.object.diskfile import OpenObject
 from swift.storage.object.manager import DiskFileManager
 from swift.storage.object.partitions import ObjectNames
-from swift.wire.client import ClientResponse, ConnectionPool, HttpConnection
+from swift.wire.client import ConnectionPool, HttpConnection
+from swift.wire.client_response import ClientResponse
 
 BATCH_BYTES = 262_144
 """Bytes of lines and small objects that go out by one call."""

@@ -21,7 +21,8 @@ from swift.core.quorum import NO_ANSWER, Answer, Tally, Verdict, is_good
 from swift.core.ring.devices import Node
 from swift.runtime import green
 from swift.runtime.logs import Logger
-from swift.wire.client import ClientResponse, ConnectionPool, HttpConnection
+from swift.wire.client import ConnectionPool, HttpConnection
+from swift.wire.client_response import ClientResponse
 from swift.wire.nodes import Candidates, ErrorLimiter, NodeTimings
 
 Pairs = Sequence[tuple[str, str]]

@@ -19,7 +19,8 @@ from swift.core.headers import Headers
 from swift.core.names import AccountName, ContainerName, Name, ObjectName
 from swift.core.ring.devices import Node
 from swift.wire.backends import device_segment
-from swift.wire.client import ClientResponse, ConnectionPool
+from swift.wire.client import ConnectionPool
+from swift.wire.client_response import ClientResponse
 
 BODY_MAX = 64 << 20
 """Bytes of an answer that is read whole: a listing, a hash table."""

@@ -24,7 +24,8 @@ from swift.core.quorum import NO_ANSWER, Answer
 from swift.core.ring.devices import Node
 from swift.runtime import green
 from swift.wire.backends import Ask, Backends, Pairs
-from swift.wire.client import ClientResponse, HttpConnection
+from swift.wire.client import HttpConnection
+from swift.wire.client_response import ClientResponse
 from swift.wire.nodes import Candidates
 from swift.wire.splicing import TURN, WINDOW_BYTES, Pipe, give_back, take_wide_pipes
 

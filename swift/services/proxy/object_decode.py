@@ -33,7 +33,7 @@ from swift.core.redundancy import Decoder
 from swift.core.ring.devices import Node
 from swift.services.proxy.exchange import Exchange
 from swift.wire.backends import Ask, Found, discard
-from swift.wire.client import ClientResponse
+from swift.wire.client_response import ClientResponse
 from swift.wire.request import Response
 
 

@@ -45,7 +45,7 @@ from swift.wire.backends import (
     without_connection_headers,
 )
 from swift.wire.channel import Channel
-from swift.wire.client import ClientResponse
+from swift.wire.client_response import ClientResponse
 from swift.wire.nodes import Candidates
 from swift.wire.request import Response
 
