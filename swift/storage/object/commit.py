@@ -35,6 +35,9 @@ _XATTRS_ALWAYS_FIT = 3072
 _ROOM_FOR_XATTRS = 16 * 1024 * 1024
 _LINK_ATTEMPTS = 3
 
+_REMOVED = frozenset((errno.ENOENT, errno.EPERM))
+"""What a file system answers to a new file in a directory that was removed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -106,6 +109,7 @@ class Commit:
         self._directory = place.directory(self._objects_dir, place.partition)
         self._directory_fd = -1
         self._is_new = False
+        self._is_named = False
         self._parents: list[str] = []
         self._temporary: Temporary | None = None
         self._is_direct: bool | None = None  # None: not tried yet
@@ -218,6 +222,7 @@ class Commit:
     def give_name(self, part: FilePart) -> None:
         """Make the file visible. The suffix has been noted as changed."""
         self._give_name(self._context.policy.redundancy.file_name(part))
+        self._is_named = True
 
     def sync_names(self) -> None:
         """Return when the file's name is on the disk, with all that lead to it."""
@@ -261,8 +266,17 @@ class Commit:
         """The hash directory, open since the file was made."""
         return self._directory_fd
 
+    @property
+    def is_open(self) -> bool:
+        """True while there is anything to let go of."""
+        return self._temporary is not None or self._directory_fd >= 0
+
     def close(self) -> None:
-        """Let go of everything; a file without its name is gone."""
+        """Let go of everything.
+
+        A file without its name is gone, and so is a directory that was made for it:
+        nothing would look at that for a long time, as its suffix is not noted.
+        """
         temporary, self._temporary = self._temporary, None
         if temporary is not None:
             self._fs.close(temporary.fd)
@@ -272,6 +286,11 @@ class Commit:
         if self._directory_fd >= 0:
             self._fs.close(self._directory_fd)
             self._directory_fd = -1
+        if self._is_new and not self._is_named:
+            self._is_new = False
+            with suppress(OSError):  # another writer uses it
+                self._fs.remove_directory(self._directory)
+                self._fs.remove_directory(self._directory.rpartition("/")[0])
 
     # --- how ------------------------------------------------------------------------
 
@@ -284,8 +303,7 @@ class Commit:
         fs, place = self._fs, self._place
         if self._names is not None and not self._names:
             self._make_directories(self._directory)
-        self._open_directory()
-        fd = fs.open_unnamed(self._directory_fd)
+        fd = self._open_unnamed()
         if fd is not None:
             self._temporary = Temporary(fd)
             return
@@ -293,6 +311,20 @@ class Commit:
         with suppress(FileExistsError):
             fs.make_directory(directory)
         self._temporary = Temporary(*fs.open_temporary(directory))
+
+    def _open_unnamed(self) -> int | None:
+        """Open the hash directory, and a file without a name in it if that can be."""
+        for attempt in range(_LINK_ATTEMPTS):
+            self._open_directory()
+            try:
+                return self._fs.open_unnamed(self._directory_fd)
+            except OSError as error:
+                # Who found the directory empty has removed it since it was opened.
+                if error.errno not in _REMOVED or attempt == _LINK_ATTEMPTS - 1:
+                    raise
+                self._fs.close(self._directory_fd)
+                self._directory_fd = -1
+        raise AssertionError("the last attempt returns or raises")
 
     def _open_directory(self) -> None:
         """Open the hash directory, made with its parents where they are missing."""

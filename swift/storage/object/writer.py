@@ -110,7 +110,7 @@ class ObjectWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._begun:
+        if self._commit.is_open:
             # Freeing the blocks of a large file that gets no name can take a while.
             green.in_thread(self._give_up)
         else:
@@ -182,7 +182,6 @@ class ObjectWriter:
                 None if admit is None else partial(self._let_in, admit),
             )
         )
-        self._begun = False
 
     def _close_batch(self) -> None:
         """Treat what the buffer holds as the last chunk."""
@@ -293,4 +292,3 @@ class ObjectWriter:
             part, attributes(record), self._chunks, drop_cache=self._drops_cache
         )
         self._commit.close()
-        self._begun = False

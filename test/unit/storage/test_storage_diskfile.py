@@ -106,6 +106,18 @@ def test_leaving_without_commit_leaves_nothing(store):
             assert writer.etag == md5(bytes_of(size)).hexdigest()
     assert store.names() == []
     assert not list(store.device.glob("tmp/*"))
+    assert not list(store.device.glob("objects/*/*"))
+
+
+def test_leaving_without_commit_spares_the_directory_of_another_writer(store):
+    with store.file().writer(LARGE) as leaving:
+        leaving.write(bytes_of(LARGE))
+        store.put(b"x", at(1))
+    assert store.get() == b"x"
+
+    with store.file().writer(LARGE) as leaving:
+        leaving.write(bytes_of(LARGE))
+    assert store.get() == b"x"
 
 
 def test_nothing_is_missing(store):
@@ -489,6 +501,22 @@ def test_a_hash_directory_that_vanishes_is_made_again(store):
         inner(fd, name, directory_fd)
 
     store.fs.link_unnamed = vanish_once
+    store.put(b"x", at(1))
+    assert store.get() == b"x"
+    assert len(calls) == 2
+
+
+def test_a_hash_directory_that_vanishes_before_the_file_is_made_is_made_again(store):
+    inner = store.fs.open_unnamed
+    calls = []
+
+    def vanish_once(directory_fd):
+        calls.append(directory_fd)
+        if len(calls) == 1:
+            store.path().rmdir()
+        return inner(directory_fd)
+
+    store.fs.open_unnamed = vanish_once
     store.put(b"x", at(1))
     assert store.get() == b"x"
     assert len(calls) == 2
