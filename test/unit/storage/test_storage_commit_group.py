@@ -167,7 +167,7 @@ def test_lost_power_takes_nothing_that_was_acknowledged(tmp_path):
         dying = ForgetfulDisk(Store(root).root)
         dying.crash_at = step
         outcomes = put_all(Store(root, dying))
-        # Lots form by chance: this run may have needed fewer steps than the counted one.
+        # Lots form by chance: this run may have needed fewer steps than the first.
         reached = any(isinstance(outcome, Crash) for outcome in outcomes)
         assert reached or len(dying.steps) <= step
         survivor = Store(dying.lose_power(tmp_path / f"restarted{step}"))
