@@ -33,7 +33,7 @@ from swift.middleware.segments import (
     PartUnavailable,
     conditional_answer,
     part_environ,
-    primed,
+    parted_answer,
     without_body_facts,
 )
 from swift.runtime.config import read_sections
@@ -228,8 +228,7 @@ class Dlo(Filter):
             source=SOURCE_CODE,
             log=self.log,
         )
-        refusal = primed(body)
-        return refusal or Response(status, headers, app_iter=body)
+        return parted_answer(status, headers, body)
 
     def _parts(
         self, environ: Environ, manifest: DloManifest, page: Listed

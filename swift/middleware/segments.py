@@ -261,20 +261,18 @@ def check_part(part: ObjectPart, response: Response) -> None:
         raise PartConflict(part.path, f"has {total} bytes, not {part.size}")
 
 
-def primed(body: PartedBody) -> Response | None:
-    """Open the first part; the answer to give instead when that fails. Yields."""
+def parted_answer(status: int, headers: Headers, body: PartedBody) -> Response:
+    """The answer with a body whose first part is open, or why it cannot be. Yields."""
     try:
         body.prime()
-    except PartConflict:
+    except BaseException as error:
         body.close()
-        return Response(409)
-    except SwiftError:
-        body.close()
-        return Response(503)
-    except BaseException:
-        body.close()
+        if isinstance(error, PartConflict):
+            return Response(409)
+        if isinstance(error, SwiftError):
+            return Response(503)
         raise
-    return None
+    return Response(status, headers, app_iter=body)
 
 
 def multi_range_parts(

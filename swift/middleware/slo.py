@@ -39,7 +39,7 @@ from swift.middleware.segments import (
     conditional_answer,
     multi_range_parts,
     part_environ,
-    primed,
+    parted_answer,
 )
 from swift.middleware.slo_delete import SloDeletion
 from swift.middleware.slo_put import SloConfig, SloUpload
@@ -293,8 +293,7 @@ class Slo(Filter):
             source=SOURCE_CODE,
             log=self.log,
         )
-        refusal = primed(body)
-        return refusal or Response(status, headers, app_iter=body)
+        return parted_answer(status, headers, body)
 
     def _parts(
         self,
