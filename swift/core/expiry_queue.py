@@ -20,6 +20,7 @@ from swift.core.errors import InvalidInput
 from swift.core.expiry import DAY_S, SPREAD
 from swift.core.names import ContainerName, ObjectName
 from swift.core.settings import seconds
+from swift.core.shares import Share
 from swift.core.timestamp import Timestamp
 
 ASYNC_DELETE_TYPE = "application/async-deleted"
@@ -107,16 +108,14 @@ class Fate(Enum):
     NOT_DUE = "not due"
 
 
-def fate_of(
-    task: Task, *, now: float, processes: int, process: int, delays: Delays
-) -> Fate:
-    """Whether this expirer, number `process` of `processes` (0: the only one), acts.
+def fate_of(task: Task, *, now: float, share: Share, delays: Delays) -> Fate:
+    """Whether an expirer that has a share of the queue acts.
 
     NOT_DUE holds for the rest of the container too, whose rows are in order of time.
     """
     if task.when.seconds > now:
         return Fate.NOT_DUE
-    if processes and not is_assigned(task, processes, process):
+    if not share.holds(digest_of(task)):
         return Fate.SKIPPED
     if not task.is_async:
         delay_s = delays.of(task.target.container_name)
@@ -125,11 +124,10 @@ def fate_of(
     return Fate.ASSIGNED
 
 
-def is_assigned(task: Task, processes: int, process: int) -> bool:
-    """True when a row belongs to that expirer."""
+def digest_of(task: Task) -> bytes:
+    """What says to whose share a row belongs."""
     path = f"{task.container}/{task.row}".encode("utf-8", "surrogateescape")
-    digest = md5(path, usedforsecurity=False).digest()
-    return int.from_bytes(digest, "big") % processes == process
+    return md5(path, usedforsecurity=False).digest()
 
 
 def round_robin(tasks: Iterable[Task], room: int) -> Iterator[Task]:

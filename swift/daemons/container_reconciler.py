@@ -36,6 +36,7 @@ from swift.core.reconcile import (
 from swift.core.ring.devices import Node
 from swift.core.rows import PolicyFacts
 from swift.core.settings import natural, option, positive_int, seconds
+from swift.core.shares import ShareOptions
 from swift.core.timestamp import Timestamp
 from swift.runtime import green
 from swift.runtime.daemon import Daemon, DaemonConfig, Frame, Pause, Scope, Tally
@@ -65,7 +66,7 @@ _COPIED_FAMILIES = (
 
 
 @dataclass(frozen=True)
-class ReconcilerConfig(DaemonConfig):
+class ReconcilerConfig(ShareOptions, DaemonConfig):
     """[container-reconciler] of container-reconciler.conf."""
 
     interval_s: float = option(
@@ -78,17 +79,9 @@ class ReconcilerConfig(DaemonConfig):
         3, parse=positive_int, doc="Tries of a call that meets errors of servers."
     )
     concurrency: int = option(1, parse=positive_int, doc="Entries handled at a time.")
-    processes: int = option(
-        0, parse=natural, doc="Reconcilers that share the queue; 0: one does it all."
-    )
-    process: int = option(0, parse=natural, doc="Which of them this is, from 0.")
     ring_check_interval_s: float = option(
         15.0, name="ring_check_interval", parse=seconds, doc="How old a ring may be."
     )
-
-    def __post_init__(self) -> None:
-        if self.process and self.process >= self.processes:
-            raise ValueError("process must be less than processes")
 
 
 class ContainerReconciler(Daemon[QueueEntry]):
@@ -167,19 +160,13 @@ class ContainerReconciler(Daemon[QueueEntry]):
                     self._count("invalid_record")
                     self.log.error("queue container %s: %s", container, error)
                     continue
-                if self._is_ours(entry):
+                digest = self.cluster.salt.digest_of(entry.target)
+                if self.config.share.holds(digest):
                     yield entry
             if is_empty:
                 self._remove_if_old(name)
         except SwiftError as error:
             self.log.error("queue container %s: %s", container, error)
-
-    def _is_ours(self, entry: QueueEntry) -> bool:
-        if not self.config.processes:
-            return True
-        digest = self.cluster.salt.digest_of(entry.target)
-        share = int.from_bytes(digest, "big") % self.config.processes
-        return share == self.config.process
 
     def _remove_if_old(self, name: ContainerName) -> None:
         if not name.container.isdecimal():

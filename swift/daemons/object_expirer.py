@@ -31,6 +31,7 @@ from swift.core.expiry_queue import (
 )
 from swift.core.names import AccountName, ContainerName, ObjectName
 from swift.core.settings import boolean, natural, option, positive_int, seconds
+from swift.core.shares import Share, ShareOptions
 from swift.core.timestamp import Timestamp
 from swift.runtime import green
 from swift.runtime.config import ConfFile
@@ -60,7 +61,7 @@ def _divisor(text: str) -> int:
 
 
 @dataclass(frozen=True)
-class ExpirerConfig(DaemonConfig):
+class ExpirerConfig(ShareOptions, DaemonConfig):
     """[object-expirer] of object-server.conf or object-expirer.conf."""
 
     report_interval_s: float = option(
@@ -73,10 +74,6 @@ class ExpirerConfig(DaemonConfig):
     tasks_per_second: float = option(
         50.0, parse=seconds, doc="Objects deleted a second; 0 is no limit."
     )
-    processes: int = option(
-        0, parse=natural, doc="Expirers that share the queue; 0 or 1: one does it all."
-    )
-    process: int = option(0, parse=natural, doc="Which of them this is, from 0.")
     reclaim_age: int = option(
         604800,
         parse=natural,
@@ -100,10 +97,6 @@ class ExpirerConfig(DaemonConfig):
     expiring_objects_container_divisor: int = option(
         DAY_S, parse=_divisor, doc="Seconds that share a queue container."
     )
-
-    def __post_init__(self) -> None:
-        if self.process and self.process >= self.processes:
-            raise ValueError("process must be less than processes")
 
 
 def _own_pipeline(conf: ConfFile | None) -> str | None:
@@ -159,7 +152,7 @@ class ObjectExpirer(Daemon[Task]):
         self._client = client
         self._direct = DirectClient(pool or ConnectionPool(), user_agent=agent)
         self._queue = AccountName(f".{config.expiring_objects_account_name}")
-        self._processes = (config.processes, config.process)
+        self._share = config.share
         self._expired = 0
 
     @property
@@ -182,9 +175,11 @@ class ObjectExpirer(Daemon[Task]):
         self._expired = 0
         processes = int(scope.extra.get("processes", self.config.processes))
         process = int(scope.extra.get("process", self.config.process))
-        if processes < 0 or process < 0 or (process and process >= processes):
-            raise InvalidInput(f"process {process} of {processes} expirers")
-        self._processes = (processes, process)
+        try:
+            self._share = Share(processes, process)
+        except ValueError as error:
+            reason = f"process {process} of {processes} expirers: {error}"
+            raise InvalidInput(reason) from error
 
     # --- What is due ------------------------------------------------------------------
 
@@ -229,7 +224,6 @@ class ObjectExpirer(Daemon[Task]):
     def _due_of(self, client: InternalClient, container: str) -> Iterator[Task]:
         name = ContainerName(self._queue.account, container)
         is_empty = True
-        processes, process = self._processes
         for row in client.objects(name):
             is_empty = False
             try:
@@ -241,11 +235,7 @@ class ObjectExpirer(Daemon[Task]):
                 self.log.error("queue container %s: %s", container, error)
                 continue
             fate = fate_of(
-                task,
-                now=green.now(),
-                processes=processes,
-                process=process,
-                delays=self._delays,
+                task, now=green.now(), share=self._share, delays=self._delays
             )
             if fate is Fate.NOT_DUE:
                 break

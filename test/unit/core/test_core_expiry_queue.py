@@ -12,13 +12,13 @@ from swift.core.expiry_queue import (
     Task,
     Verdict,
     fate_of,
-    is_assigned,
     is_usual_container,
     parse_task,
     round_robin,
     verdict_of,
 )
 from swift.core.names import ContainerName, ObjectName
+from swift.core.shares import Share
 from swift.core.timestamp import Timestamp
 
 NOW = 1_700_000_000.0
@@ -92,16 +92,21 @@ def test_usual_containers_stand_just_before_a_day(number, usual):
 def test_the_fate_of_a_task(given_task, options, fate):
     delays = Delays.from_options(options)
 
-    assert fate_of(given_task, now=NOW, processes=0, process=0, delays=delays) is fate
+    assert fate_of(given_task, now=NOW, share=Share(), delays=delays) is fate
 
 
 @given(st.integers(1, 7), st.text(min_size=1, max_size=8))
 def test_each_task_has_exactly_one_expirer(processes, obj):
-    found = task(obj=obj)
+    found = task(NOW - 1, obj=obj)
+    delays = Delays.from_options({})
 
-    owners = [n for n in range(processes) if is_assigned(found, processes, n)]
+    fates = [
+        fate_of(found, now=NOW, share=Share(processes, number), delays=delays)
+        for number in range(processes)
+    ]
 
-    assert len(owners) == 1
+    assert fates.count(Fate.ASSIGNED) == 1
+    assert fates.count(Fate.SKIPPED) == processes - 1
 
 
 def test_delays_are_percent_encoded():
