@@ -117,8 +117,8 @@ def _replace(path: str, cache: Mapping[str, Any]) -> None:
     # is written over by the next.
     temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.tmp")
     with open(temporary, "w", encoding="utf-8") as stream:
-        json.dump(cache, stream, sort_keys=True)
-        stream.write("\n")
+        # `dumps` is compiled, `dump` is not.
+        stream.write(json.dumps(cache, sort_keys=True) + "\n")
     os.chmod(temporary, 0o644)
     os.rename(temporary, path)
 

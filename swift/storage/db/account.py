@@ -23,7 +23,7 @@ from swift.storage.db.broker import (
     Metadata,
     counts_deleted,
     parse_metadata,
-    sequence_of,
+    sequences_of,
     span_condition,
 )
 from swift.storage.db.connection import (
@@ -227,8 +227,7 @@ class AccountBroker(Broker[ContainerRow]):
         created_at = self._now().internal
         database_id = self._new_id()
 
-        def initialise(connection: DatabaseConnection) -> None:
-            run_script(connection, _SCHEMA)
+        def fill(connection: DatabaseConnection) -> None:
             connection.execute(
                 "INSERT INTO account_stat (account, created_at, id, put_timestamp, "
                 "status_changed_at, container_count) VALUES (?, ?, ?, ?, ?, 0)",
@@ -241,7 +240,7 @@ class AccountBroker(Broker[ContainerRow]):
                 ),
             )
 
-        self.databases.create(self.path, initialise)
+        self.databases.create(self.path, _SCHEMA, fill)
 
     def stat(self, *, stale_ok: bool = False) -> AccountStat:
         """The facts after merging the pending file.
@@ -352,7 +351,7 @@ class AccountBroker(Broker[ContainerRow]):
         self.commit_pending()
         with self._reading() as (connection, layout):
             stat = self._stat(connection, layout)
-            max_row = sequence_of(connection, "container")
+            (max_row,) = sequences_of(connection, "container")
         return {
             "account": stat.account,
             "created_at": stat.created_at,

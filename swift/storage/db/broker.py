@@ -121,6 +121,11 @@ class Broker(ABC, Generic[_Row]):
     """Tables and the columns that tell today's schema from older ones."""
     delete_time_column: ClassVar[str]
     """The column of a deleted row that says when it was deleted."""
+    old_facts: ClassVar[Mapping[str, str]] = {
+        "outgoing_sync": "updated_at < ?",
+        "incoming_sync": "updated_at < ?",
+    }
+    """Tables beside that of rows, and what in them is old at a time."""
 
     def __init__(self, databases: Databases, path: str) -> None:
         self.databases = databases
@@ -445,11 +450,37 @@ class Broker(ABC, Generic[_Row]):
     def reclaim(self, age_s: float, sync_age_s: float) -> None:
         """Forget what was deleted before `age_s` (seconds since 1970).
 
-        sync_age_s: the same for sync points and shard ranges, which live longer.
+        sync_age_s: the same for sync points and shard ranges, which live longer. Where
+        nothing is that old, which is so in most passes, nobody's writes are held up.
         """
         self.commit_pending()
         age, sync_age = _decimal(age_s), _decimal(sync_age_s)
         self._reclaim_rows(age)
+        if self._has_old_facts(age, sync_age):
+            self._reclaim_facts(age, sync_age)
+        self.databases.remove_leftovers(self.path, age_s)
+
+    def _has_old_facts(self, age: str, sync_age: str) -> bool:
+        """True when `_reclaim_facts` would change something, or bring up to date."""
+        path = self._current
+        with self._reading(path) as (connection, layout):
+            if not layout.modern:
+                return True
+            metadata = parse_metadata(self._metadata_text(connection, layout, path))
+            if _without_old(metadata, age) != metadata:
+                return True
+            tables = [
+                f"EXISTS (SELECT 1 FROM {table} WHERE {condition})"
+                for table, condition in self.old_facts.items()
+                if "updated_at" not in condition
+                or "updated_at" in layout.columns.get(table, ())
+            ]
+            found = connection.execute(
+                f"SELECT {' OR '.join(tables) or 0}", (sync_age,) * len(tables)
+            )
+            return bool(found.fetchone()[0])
+
+    def _reclaim_facts(self, age: str, sync_age: str) -> None:
         path = self._current
         with self._writing(path) as connection:
             for table in ("outgoing_sync", "incoming_sync"):
@@ -461,36 +492,37 @@ class Broker(ABC, Generic[_Row]):
             metadata = parse_metadata(
                 self._metadata_text(connection, self._layout_after(connection), path)
             )
-            kept = {
-                name: pair
-                for name, pair in metadata.items()
-                if pair[0] != "" or pair[1] >= age
-            }
+            kept = _without_old(metadata, age)
             if kept != metadata:
                 self._store_metadata(connection, kept)
             self._reclaim_more(connection, sync_age)
-        self.databases.remove_leftovers(self.path, age_s)
 
     def _reclaim_rows(self, age: str) -> None:
         """Remove old tombstones, in batches by name so that no transaction is long."""
         table, column = self.row_table, self.delete_time_column
         marker = ""
         while True:
-            with self._writing() as connection:
+            with self._reading() as (connection, _):
                 limit = connection.execute(
                     f"SELECT name FROM {table} WHERE deleted = 1 AND name >= ? "
                     "ORDER BY name LIMIT 1 OFFSET ?",
                     (marker, RECLAIM_BATCH),
                 ).fetchone()
+                condition = f"deleted = 1 AND name >= ? AND {column} < ?"
                 arguments: tuple[str, ...] = (marker, age)
-                bound = ""
                 if limit is not None:
-                    bound, arguments = " AND name < ?", (marker, age, limit[0])
-                connection.execute(
-                    f"DELETE FROM {table} WHERE deleted = 1 AND name >= ? "
-                    f"AND {column} < ?{bound}",
-                    arguments,
-                )
+                    condition, arguments = (
+                        f"{condition} AND name < ?",
+                        (*arguments, limit[0]),
+                    )
+                is_old = connection.execute(
+                    f"SELECT 1 FROM {table} WHERE {condition} LIMIT 1", arguments
+                ).fetchone()
+            if is_old:
+                with self._writing() as connection:
+                    connection.execute(
+                        f"DELETE FROM {table} WHERE {condition}", arguments
+                    )
             if limit is None or limit[0] == marker:
                 break
             marker = limit[0]
@@ -533,7 +565,7 @@ class Broker(ABC, Generic[_Row]):
     def max_row(self) -> int:
         """The highest ROWID the table of rows ever had, or -1."""
         with self._reading() as (connection, _):
-            return sequence_of(connection, self.row_table)
+            return sequences_of(connection, self.row_table)[0]
 
     def last_row(self) -> int:
         """The highest ROWID there is, or -1."""
@@ -627,12 +659,17 @@ def span_condition(span: Span) -> tuple[str, str, tuple[str, ...]]:
     return condition, " DESC" if span.reverse else "", tuple(arguments)
 
 
-def sequence_of(connection: DatabaseConnection, table: str) -> int:
-    """The highest ROWID a table ever had, or -1."""
-    row = connection.execute(
-        "SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)
-    ).fetchone()
-    return -1 if row is None else int(row[0])
+def sequences_of(connection: DatabaseConnection, *tables: str) -> list[int]:
+    """The highest ROWID that each table ever had, or -1."""
+    found = dict(connection.execute("SELECT name, seq FROM sqlite_sequence"))
+    return [int(found.get(table, -1)) for table in tables]
+
+
+def _without_old(metadata: Metadata, age: str) -> Metadata:
+    """Metadata but for what was removed before that time."""
+    return {
+        name: pair for name, pair in metadata.items() if pair[0] != "" or pair[1] >= age
+    }
 
 
 def _set_sync_point(

@@ -40,7 +40,7 @@ from swift.storage.db.broker import (
     Metadata,
     counts_deleted,
     parse_metadata,
-    sequence_of,
+    sequences_of,
     span_condition,
 )
 from swift.storage.db.connection import (
@@ -48,7 +48,6 @@ from swift.storage.db.connection import (
     DatabaseConnection,
     Databases,
     Files,
-    run_script,
 )
 from swift.storage.db.container_schema import (
     INFO_NAMES,
@@ -163,6 +162,10 @@ class ContainerBroker(Broker[ObjectRow]):
     row_table: ClassVar = "object"
     stat_table: ClassVar = "container_info"
     delete_time_column: ClassVar = "created_at"
+    old_facts: ClassVar = {
+        **Broker.old_facts,
+        "shard_range": "deleted = 1 AND timestamp < ?",
+    }
     expected: ClassVar = {
         "container_info": frozenset(INFO_NAMES),
         "container_stat": frozenset(("storage_policy_index", "object_count")),
@@ -186,8 +189,7 @@ class ContainerBroker(Broker[ObjectRow]):
         database_id = self._new_id()
         put = put_timestamp.internal
 
-        def initialise(connection: DatabaseConnection) -> None:
-            run_script(connection, SCHEMA)
+        def fill(connection: DatabaseConnection) -> None:
             connection.execute(
                 "INSERT INTO container_info (account, container, created_at, id, "
                 "put_timestamp, status_changed_at, storage_policy_index) "
@@ -199,7 +201,7 @@ class ContainerBroker(Broker[ObjectRow]):
                 (policy_index,),
             )
 
-        self.databases.create(self.path, initialise)
+        self.databases.create(self.path, SCHEMA, fill)
 
     # --- Facts ------------------------------------------------------------------------
 
@@ -309,8 +311,7 @@ class ContainerBroker(Broker[ObjectRow]):
         """What a sync call answers, in the order of the wire."""
         stat = self.stat()
         with self._reading() as (connection, _):
-            max_row = sequence_of(connection, "object")
-            shard_max_row = sequence_of(connection, "shard_range")
+            max_row, shard_max_row = sequences_of(connection, "object", "shard_range")
         return {
             "account": stat.account,
             "container": stat.container,
@@ -500,9 +501,9 @@ class ContainerBroker(Broker[ObjectRow]):
                 (policy_index, timestamp, policy_index),
             )
 
-    def adopt_policy(self, remote: PolicyFacts) -> bool:
-        """Take a replica's policy when the rules prefer it; True when they did."""
-        if not remote_policy_wins(self.stat().policy_facts, remote):
+    def adopt_policy(self, remote: PolicyFacts, own: PolicyFacts) -> bool:
+        """Take a replica's policy when the rules prefer it to ours; True then."""
+        if not remote_policy_wins(own, remote):
             return False
         self.set_policy(remote.storage_policy_index, self._now().internal)
         return True

@@ -91,9 +91,13 @@ def receive_sync(broker: AnyBroker, remote: RemoteInfo) -> dict[str, Any]:
     The info is of before the caller's metadata and times were merged: the caller merges
     ours in turn.
     """
-    if isinstance(broker, ContainerBroker) and remote.policy is not None:
-        broker.adopt_policy(remote.policy)
     info = broker.replication_info()
+    if (
+        isinstance(broker, ContainerBroker)
+        and remote.policy is not None
+        and broker.adopt_policy(remote.policy, _policy_of(info))
+    ):
+        info = broker.replication_info()
     if remote.metadata:
         try:
             broker.update_metadata(received_metadata(remote.metadata))
@@ -108,6 +112,17 @@ def receive_sync(broker: AnyBroker, remote: RemoteInfo) -> dict[str, Any]:
         broker.merge_syncs([(remote.id, remote.max_row)])
         point = remote.max_row
     return {**info, "point": point}
+
+
+def _policy_of(info: Mapping[str, Any]) -> PolicyFacts:
+    """What of a container's info decides between the policies of two replicas."""
+    return PolicyFacts(
+        info["storage_policy_index"],
+        info["put_timestamp"],
+        info["delete_timestamp"],
+        info["status_changed_at"],
+        info["count"],
+    )
 
 
 def received_metadata(text: str) -> Metadata:
@@ -127,9 +142,9 @@ def merge_answer(broker: AnyBroker, answer: PeerAnswer) -> None:
     A container's policy and times too: both sides so settle a conflict alike.
     """
     if isinstance(broker, ContainerBroker):
-        if answer.policy is not None:
-            broker.adopt_policy(answer.policy)
         stat = broker.stat()
+        if answer.policy is not None:
+            broker.adopt_policy(answer.policy, stat.policy_facts)
         if answer.times != (
             stat.created_at,
             stat.put_timestamp,

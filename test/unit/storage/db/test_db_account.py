@@ -123,6 +123,19 @@ def test_an_account_goes_when_empty_and_deleted_long_ago(broker):
     assert broker.is_reclaimable(_at(9))
 
 
+def test_reclaim_writes_nothing_while_nothing_is_old(broker):
+    broker.merge_rows([ContainerRow("c", _at(1), _at(60), 0, 0, 1)])
+    broker.merge_syncs([("peer", 3)])
+    told = []
+    watched = Databases(lambda: NOW, trace=told.append)
+
+    AccountBroker(watched, broker.path).reclaim(1_700_000_050.0, 1_700_000_020.0)
+
+    watched.close()
+    assert told
+    assert not [line for line in told if line.startswith(("BEGIN", "DELETE"))]
+
+
 def test_reclaim_forgets_old_tombstones_in_batches(broker, monkeypatch):
     monkeypatch.setattr("swift.storage.db.broker.RECLAIM_BATCH", 7)
     rows = [ContainerRow(f"c{n:03}", _at(1), _at(2), 0, 0, 1) for n in range(50)]

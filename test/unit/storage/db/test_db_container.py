@@ -569,9 +569,9 @@ def test_a_forked_child_opens_connections_of_its_own(broker):
 
 def test_a_policy_is_adopted_from_a_better_replica(broker):
     remote = PolicyFacts(1, _at(-100), "0", _at(-100), 5)
-    assert broker.adopt_policy(remote)
+    assert broker.adopt_policy(remote, broker.stat().policy_facts)
     assert broker.stat().storage_policy_index == 1
-    assert not broker.adopt_policy(remote)
+    assert not broker.adopt_policy(remote, broker.stat().policy_facts)
 
 
 @pytest.mark.skipif(
