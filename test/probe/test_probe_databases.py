@@ -7,32 +7,26 @@ into every replica's database.
 
 from __future__ import annotations
 
-import configparser
 import http.client
 import os
 import random
 import shutil
 import subprocess
-import sys
 from contextlib import closing, suppress
 
 import pytest
 
-from swift.cli.daemons import PROGRAMS, make_daemon
 from swift.core.names import AccountName, ContainerName
 from swift.core.timestamp import Timestamp
 from swift.runtime import green
 from swift.runtime.cluster import Cluster as Facts
-from swift.runtime.config import read_conf
-from swift.runtime.daemon import Scope, run_pass
-from swift.runtime.logs import ListSink, Logger
 from swift.storage.db.account import AccountBroker
 from swift.storage.db.connection import Databases, db_path
 from swift.storage.db.container import ContainerBroker
 from test.support.client import Client
 from test.support.cluster import ROOT, Cluster
+from test.support.passes import NODES, command, run_here
 
-NODES = (1, 2, 3, 4)
 ROUNDS = 4
 """Passes of all nodes until everything is where it belongs, at most."""
 
@@ -56,32 +50,11 @@ def client(cluster):
     )
 
 
-def conf_of(cluster, name, node, **options):
-    """A .conf file for one daemon of a node."""
-    kind = name.partition("-")[0]
-    source = configparser.ConfigParser(interpolation=None)
-    source.read(cluster.folder / "etc" / f"{kind}-server" / f"{node}.conf")
-    conf = configparser.ConfigParser(interpolation=None)
-    conf["DEFAULT"] = dict(source["DEFAULT"])
-    conf[name] = {
-        "log_level": "INFO",
-        "log_name": name,
-        # The zone is the number of the node: a folder takes the place of a module.
-        "rsync_module": f"{cluster.folder}/srv/{{zone}}",
-        **{key: str(value) for key, value in options.items()},
-    }
-    path = cluster.folder / f"{name}-{node}.conf"
-    with path.open("w") as stream:
-        conf.write(stream)
-    return path
-
-
 def start(cluster, name):
     """Start one pass of a daemon on every node by its command; the processes."""
-    program = str(ROOT / "bin" / f"swift-{name}")
     return [
         subprocess.Popen(
-            [sys.executable, program, conf_of(cluster, name, node), "--once", "-v"],
+            command(cluster.folder, node, name, "--once", "-v"),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -100,19 +73,8 @@ def run_commands(cluster, name):
 
 
 def run(cluster, name, **options):
-    """One pass of a daemon on each node in turn, in this process; what they said.
-
-    The daemons are those of the command and read the same files; starting Python for
-    each would take most of the time.
-    """
-    sink = ListSink()
-    for node in NODES:
-        conf = read_conf(str(conf_of(cluster, name, node, **options)))
-        log = Logger(name, [sink])
-        daemon = make_daemon(PROGRAMS[name].daemon, conf.section(name), conf, log)
-        run_pass(daemon, Scope(once=True))
-        daemon.local.databases.close()
-    return "\n".join(line for _, line in sink.lines)
+    """One pass of a daemon on each node in turn; what they said."""
+    return run_here(cluster.folder, [name], {name: options})
 
 
 def heal(cluster, name, is_healed, how=run):
@@ -338,7 +300,7 @@ def test_account_totals_are_right_after_reports(cluster, client):
     run(cluster, "account-replicator")
     killed = place.primaries[0]
     cluster.kill(f"account-{killed}")
-    run(cluster, "container-updater", account_suppression_time=0)
+    run(cluster, "container-updater", account_suppression_time="0")
     cluster.restart(f"account-{killed}")
     make(client, "later")
     run(cluster, "container-updater")

@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Updater, auditor and expirer on a real cluster: what is broken on purpose heals.
 
-Each test breaks something, runs passes with `--once`, and looks at every replica.
+Each test breaks something, runs passes of all nodes, and looks at every replica.
 """
 
 from __future__ import annotations
 
-import configparser
 import json
 import os
 import signal
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -23,9 +21,8 @@ from swift.core.hashing import partition_of_hex
 from swift.core.names import ContainerName, ObjectName
 from swift.runtime.cluster import Cluster as Facts
 from test.support.client import Client
-from test.support.cluster import ROOT, Cluster, alive, find, wait_until
-
-NODES = (1, 2, 3, 4)
+from test.support.cluster import LIMIT_S, ROOT, Cluster, alive, find, wait_until
+from test.support.passes import NODES, began, command, run_passes, start_passes
 
 
 @pytest.fixture(scope="module")
@@ -56,36 +53,9 @@ def container(client, request):
     return name
 
 
-def command(cluster, daemon, node, *arguments, kind="object", **options):
-    """Command line of a daemon of a node, with a .conf of its own."""
-    source = configparser.ConfigParser(interpolation=None)
-    source.read(cluster.folder / "etc" / f"{kind}-server" / f"{node}.conf")
-    conf = configparser.ConfigParser(interpolation=None)
-    conf["DEFAULT"] = dict(source["DEFAULT"])
-    conf[daemon] = {
-        "log_level": "INFO",
-        "log_name": daemon,
-        **{key: str(value) for key, value in options.items()},
-    }
-    path = cluster.folder / f"{daemon}-{node}.conf"
-    with path.open("w") as stream:
-        conf.write(stream)
-    program = str(ROOT / "bin" / f"swift-{daemon}")
-    return [sys.executable, program, str(path), "-v", *arguments]
-
-
-def run(cluster, daemon, node, *arguments, **options):
-    """One pass of a daemon of a node; what it printed."""
-    done = subprocess.run(
-        command(cluster, daemon, node, "--once", *arguments, **options),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+def run(cluster, *daemons, **options):
+    """One pass of daemons on every node; what they said. options: of all of them."""
+    return run_passes(cluster.folder, daemons, dict.fromkeys(daemons, options))
 
 
 def recon(cluster, node):
@@ -145,8 +115,7 @@ def test_listings_come_to_agree_after_a_container_server_was_down(
     finally:
         cluster.restart(down)
 
-    for node in NODES:
-        run(cluster, "object-updater", node, objects_per_second=0)
+    run(cluster, "object-updater")
 
     assert listings.all() == [names] * 3
     assert pendings(cluster) == []
@@ -169,8 +138,7 @@ def test_half_a_pending_file_stops_nothing(cluster, client, facts, container):
     bad = folder / ("f" * 32 + "-1700000000.00000")
     bad.write_bytes(b"\x80\x02}q\x00(U\x02")
 
-    for each in NODES:
-        run(cluster, "object-updater", each, objects_per_second=0)
+    run(cluster, "object-updater")
 
     assert listings.all() == [["o"]] * 3
     assert pendings(cluster) == []
@@ -197,17 +165,19 @@ def test_an_expired_object_leaves_the_disk_the_listing_and_the_queue(
     target = ObjectName(account_of(client), container, "goes")
     queue = expiry.queue_container(expires, target, facts.salt)
     wait_until(lambda: client.get(f"{path}/goes").status == 404, 10, "expiry")
-    for node in NODES:
-        run(cluster, "object-updater", node, objects_per_second=0)
-        run(cluster, "container-updater", node, kind="container")
+    run(cluster, "object-updater", "container-updater")
     queued = Listings(cluster, facts, expiry.QUEUE_ACCOUNT, queue)
     assert queued.all() == [[expiry.task_name(expires, target)]] * 3
 
-    share = {"processes": 2, "dequeue_from_legacy": "true"}
-    for process in (0, 1):
-        run(cluster, "object-expirer", 1, "--process", str(process), **share)
-    for node in NODES:
-        run(cluster, "object-updater", node, objects_per_second=0)
+    for number in ("0", "1"):
+        share = ("--processes", "2", "--process", number)
+        subprocess.run(
+            command(cluster.folder, 1, "object-expirer", "--once", "-v", *share),
+            timeout=LIMIT_S,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            check=True,
+        )
+    run(cluster, "object-updater")
 
     assert queued.all() == [[]] * 3
     assert (
@@ -244,14 +214,12 @@ def test_objects_that_were_given_more_time_survive_a_node_that_missed_it(
         cluster.restart("object-1")
     assert time.time() < expires, "this machine is too slow to tell"
     wait_until(lambda: time.time() > expires + 1, 30, "the first time")
-    for node in NODES:
-        # The queue is known, and that its rows are void is not.
-        run(cluster, "container-updater", node, kind="container")
+    # The queue is known, and that its rows are void is not.
+    run(cluster, "container-updater")
 
-    run(cluster, "object-expirer", 1, dequeue_from_legacy="true")
+    run(cluster, "object-expirer")
     for _ in range(2):
-        for node in NODES:
-            run(cluster, "object-replicator", node, sync_method="ssync")
+        run(cluster, "object-replicator")
 
     for name, body in ((posted, b"1"), (replaced, b"2")):
         assert client.get(f"{path}/{name}").body == body
@@ -310,14 +278,7 @@ def test_a_harmed_replica_is_quarantined_and_the_others_serve(
     (path,) = replicas.files(harmed)
     harm(path)
 
-    for node in replicas.nodes:
-        run(
-            cluster,
-            "object-auditor",
-            node,
-            files_per_second=0,
-            zero_byte_files_per_second=0,
-        )
+    run(cluster, "object-auditor", zero_byte_files_per_second="0")
 
     assert [replicas.is_quarantined(node) for node in replicas.nodes] == [
         node == harmed for node in replicas.nodes
@@ -332,38 +293,28 @@ def test_an_auditor_that_was_killed_goes_on_where_it_was(
     for number in range(40):
         assert client.put(f"{client.base}/{container}/o{number}", b"x").status == 201
     checkpoint = cluster.device(1) / "objects" / "auditor_status_ALL.json"
-    process = subprocess.Popen(
-        command(
-            cluster,
-            "object-auditor",
-            1,
-            files_per_second=0.5,
-            zero_byte_files_per_second=0,
-        ),
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+    slowly = {"files_per_second": "0.5", "zero_byte_files_per_second": "0"}
+    process = start_passes(
+        cluster.folder,
+        ["object-auditor"],
+        {"object-auditor": slowly},
+        stderr=subprocess.STDOUT,
         start_new_session=True,
     )
     try:
         wait_until(checkpoint.exists, 30, "a checkpoint")
     finally:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
+        process.communicate(timeout=LIMIT_S)
     left = json.loads(checkpoint.read_text())["partitions"]
     assert left
     checkpoint.write_text(json.dumps({"partitions": left[-1:]}))
 
-    said = run(
-        cluster,
-        "object-auditor",
-        1,
-        files_per_second=0,
-        zero_byte_files_per_second=0,
-    )
+    said = run(cluster, "object-auditor", zero_byte_files_per_second="0")
 
     last = cluster.device(1) / "objects" / left[-1]
     count = len([path for path in last.glob("???/*") if path.is_dir()])
-    assert f"passed {count}," in said.splitlines()[-2] + said
+    of_node = said.partition(began("object-auditor", 2))[0]
+    assert f"passed {count}," in of_node
     assert not checkpoint.exists()
     assert not alive(process.pid)

@@ -2,8 +2,9 @@
 """Passes of daemons on the nodes of a swift-saio cluster, when a test says so.
 
 `run_passes` lets daemons pass on every node, one after the other, in one process of
-their own: starting Python for each would take most of the time. `command` is the
-command line of one daemon of one node, for tests that kill it.
+their own: starting Python for each would take most of the time. `run_here` does without
+even that, for daemons that do not fork. `command` is the command line of one daemon of
+one node, for tests that kill it.
 """
 
 from __future__ import annotations
@@ -12,10 +13,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from swift.cli.daemons import PROGRAMS, make_daemon
+from swift.runtime import green
+from swift.runtime.config import read_conf
+from swift.runtime.daemon import Daemon, Scope, run_pass
+from swift.runtime.logs import ListSink, Logger, get_logger
 from test.support.cluster import ROOT
 
 NODES = (1, 2, 3, 4)
@@ -72,12 +78,9 @@ def start_passes(
 
     options: daemon → option → value, over those of QUICK. channels: of Popen.
     """
-    wanted = {
-        name: {**QUICK.get(name, {}), **(options or {}).get(name, {})}
-        for name in daemons
-    }
+    wanted = json.dumps(_wanted(daemons, options))
     return subprocess.Popen(
-        [sys.executable, "-m", "test.support.passes", str(folder), json.dumps(wanted)],
+        [sys.executable, "-m", "test.support.passes", str(folder), wanted],
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
@@ -102,23 +105,52 @@ def run_passes(
     return said
 
 
-def _main(folder: str, wanted: str) -> None:
-    from swift.cli.daemons import PROGRAMS, make_daemon
-    from swift.runtime import green
-    from swift.runtime.config import read_conf
-    from swift.runtime.daemon import Scope, run_pass
-    from swift.runtime.logs import get_logger
+def run_here(
+    folder: Path, daemons: Sequence[str], options: Options | None = None
+) -> str:
+    """As `run_passes`, in this process; what was logged."""
+    sink = ListSink()
+    wanted = _wanted(daemons, options)
+    for _, _, daemon in _made(folder, wanted, lambda name, _: Logger(name, [sink])):
+        run_pass(daemon, Scope(once=True))
+        if hasattr(daemon, "local"):
+            daemon.local.databases.close()
+    return "\n".join(line for _, line in sink.lines)
 
-    for name, options in json.loads(wanted).items():
+
+def _wanted(daemons: Sequence[str], options: Options | None) -> Options:
+    """Daemon → its options beside those of its file."""
+    return {
+        name: {**QUICK.get(name, {}), **(options or {}).get(name, {})}
+        for name in daemons
+    }
+
+
+def _made(
+    folder: Path,
+    wanted: Options,
+    logger: Callable[[str, Mapping[str, str]], Logger],
+) -> Iterator[tuple[str, int, Daemon[Any]]]:
+    """Each daemon on each node: its name, the node, and the daemon made for it."""
+    for name, options in wanted.items():
         for node in NODES:
-            conf = read_conf(str(conf_of(Path(folder), node, name)))
+            conf = read_conf(str(conf_of(folder, node, name)))
             if name not in conf.sections:
                 continue  # not every node runs every daemon
-            print(began(name, node), flush=True)
             values = {**conf.section(name), "log_level": "INFO", **options}
-            log = get_logger(values, name, console=True)
-            daemon = make_daemon(PROGRAMS[name].daemon, values, conf, log)
-            green.spawn(run_pass, daemon, Scope(once=True)).wait()
+            log = logger(name, values)
+            yield name, node, make_daemon(PROGRAMS[name].daemon, values, conf, log)
+
+
+def _main(folder: str, wanted: str) -> None:
+    made = _made(
+        Path(folder),
+        json.loads(wanted),
+        lambda name, values: get_logger(values, name, console=True),
+    )
+    for name, node, daemon in made:
+        print(began(name, node), flush=True)
+        green.spawn(run_pass, daemon, Scope(once=True)).wait()
 
 
 if __name__ == "__main__":
