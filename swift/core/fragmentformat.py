@@ -68,7 +68,7 @@ class HeaderCheck:
         self._head = b""
         self._skip = 0
 
-    def feed(self, data: bytes) -> str | None:
+    def feed(self, data: bytes | memoryview) -> str | None:
         """Why the archive cannot be trusted; None as long as it can."""
         at = 0
         while at < len(data):
@@ -78,7 +78,7 @@ class HeaderCheck:
                 at += step
                 continue
             piece = data[at : at + HEADER_SIZE - len(self._head)]
-            self._head += piece
+            self._head += bytes(piece)
             at += len(piece)
             if len(self._head) < HEADER_SIZE:
                 return None

@@ -105,7 +105,7 @@ class Decoder(Protocol):
 class ArchiveCheck(Protocol):
     """Looks at the bytes of an archive that is read from its start."""
 
-    def feed(self, data: bytes) -> str | None:
+    def feed(self, data: bytes | memoryview) -> str | None:
         """Why the archive cannot be trusted; None as long as it can."""
         ...
 

@@ -57,6 +57,10 @@ AHEAD_BYTES = 2 * 1024 * 1024
 """Bytes of a new archive that are made before the first is given: what goes wrong with
 a source until then costs no conversation."""
 
+AT_ONCE_BYTES = 1024 * 1024
+"""Bytes of each archive that are waited for, and read from our disk, at a time. To be
+woken for each packet of each source would cost more than to make the fragments."""
+
 DISTRUSTED_MAX = 10_000
 """Bad sources that are remembered; more are a sign of something else."""
 
@@ -226,7 +230,8 @@ class _Rebuild:
                 self._give_up_if_alone()
                 self._say_impossible()
                 raise ObjectMissing(f"{self._opened.name}: too few fragments")
-            self._bodies[self._own_index] = _OwnBody(self._opened.reader())
+            reader = self._opened.reader(read_size=AT_ONCE_BYTES)
+            self._bodies[self._own_index] = _OwnBody(reader)
             pieces = self._pieces()
             ahead: deque[bytes] = deque()
             size = 0
@@ -320,7 +325,7 @@ class _Rebuild:
             response.close()
         else:
             self._nodes[index] = node
-            self._bodies[index] = response
+            self._bodies[index] = _PeerBody(response)
 
     def _give_up_if_alone(self) -> None:
         """Move our fragment aside when nobody seems to have enough others.
@@ -383,25 +388,56 @@ class _Body(Protocol):
         ...
 
 
+class _PeerBody:
+    """The archive of another node, taken in large steps."""
+
+    def __init__(self, response: ClientResponse) -> None:
+        self._response = response
+        self._arrived = 0
+
+    def read(self, size: int) -> bytes:
+        response = self._response
+        if self._arrived < size and (coming := response.unread_length):
+            self._arrived = size * -(-AT_ONCE_BYTES // size)
+            response.await_bytes(min(coming, self._arrived))
+        self._arrived -= size
+        return response.read(size)
+
+    def close(self) -> None:
+        self._response.close()
+
+
 class _OwnBody:
-    """Our own archive, whose checksum is looked at on the way."""
+    """Our own archive, whose checksum is looked at on the way.
+
+    Its next bytes are read and verified while those before are used.
+    """
 
     def __init__(self, reader: ObjectReader) -> None:
         self._reader = reader
         self._rest = b""
+        self._at = 0
+        self._following = green.spawn(next, reader, b"")
 
     def read(self, size: int) -> bytes:
         pieces = []
         while size:
-            rest = self._rest or next(self._reader, b"")
-            if not rest:
+            if self._at == len(self._rest) and not self._proceed():
                 break
-            pieces.append(rest[:size])
-            self._rest = rest[size:]
-            size -= len(pieces[-1])
+            piece = self._rest[self._at : self._at + size]
+            pieces.append(piece)
+            self._at += len(piece)
+            size -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def _proceed(self) -> bool:
+        """Go on to what was read ahead; False at the end."""
+        self._rest, self._at = self._following.wait(), 0
+        self._following = green.spawn(next, self._reader, b"")
+        return bool(self._rest)
+
     def close(self) -> None:
+        self._following.kill()
         self._reader.close()
 
 

@@ -31,6 +31,9 @@ DISCARD_MAX = 65536
 INTAKE_BYTES = 2 * 1024 * 1024
 """Bytes that a real thread is worth waking for."""
 
+FRAMING_BYTES = 64
+"""Bytes received at a time when framing comes next: what follows it is copied."""
+
 
 class RequestBody:
     """`wsgi.input`: the bytes of a request's body, read as they are asked for.
@@ -72,7 +75,7 @@ class RequestBody:
         self._channel = channel
         self._buffer = buffer  # received, not yet part of what was given out
         self._left = content_length or 0
-        self._chunk_left = -1  # -1: a size line comes next
+        self._chunk_left = -1  # -1: a size line comes next, 0: the end of a chunk
         self._continue: list[tuple[str, str]] = []
         self._decoded = b""  # given back by readline
         self._timeout_s = timeout_s
@@ -125,7 +128,16 @@ class RequestBody:
 
         It is his to close; nothing else may read the body meanwhile.
         """
-        return Intake(self) if self.can_splice else None
+        return Intake(self, self._left, INTAKE_BYTES) if self.can_splice else None
+
+    def intake_part(self, size: int) -> Intake | None:
+        """As `intake`, for the next `size` bytes alone, be the body chunked or not.
+
+        They are taken in smaller steps: who sends a part is still making its end.
+        """
+        if self._decoded or not self._channel.can_splice:
+            return None
+        return Intake(self, size, BULK_BYTES)
 
     @property
     def can_splice(self) -> bool:
@@ -280,6 +292,8 @@ class RequestBody:
         return buffer[:size]
 
     def _some_chunked(self, size: int) -> bytes:
+        if self._chunk_left == 0:
+            self._end_chunk()
         if self._chunk_left < 0:
             self._next_chunk()
             if self.finished:
@@ -299,34 +313,72 @@ class RequestBody:
         return data
 
     def _end_chunk(self) -> None:
-        if self._line(2):
+        self._chunk_ended(self._line(2))
+
+    def _chunk_ended(self, line: bytes) -> None:
+        if line:
             raise self._broken(ClientDisconnect("chunk has no end"))
         self._chunk_left = -1
 
     def _next_chunk(self) -> None:
-        try:
-            size = chunk_size(self._line(CHUNK_LINE_MAX))
-        except BadFraming as error:
-            raise self._broken(ClientDisconnect(str(error))) from error
-        if size:
-            self._chunk_left = size
+        if self._chunk_begins(self._line(CHUNK_LINE_MAX)):
             return
         allowed = TRAILERS_MAX
         while line := self._line(allowed):
             allowed -= len(line) + 2
         self.finished = True
 
+    def _chunk_begins(self, line: bytes) -> bool:
+        """Take a size line; False for that of the empty chunk, which ends the body."""
+        try:
+            size = chunk_size(line)
+        except BadFraming as error:
+            raise self._broken(ClientDisconnect(str(error))) from error
+        if size:
+            self._chunk_left = size
+        return size > 0
+
     def _line(self, size_max: int) -> bytes:
         """The next line without its CRLF, which may not lie beyond size_max."""
-        while True:
-            end = self._buffer.find(CRLF)
-            if 0 <= end < size_max:
-                line = self._buffer[:end]
-                self._buffer = self._buffer[end + 2 :]
-                return line
-            if end >= 0 or len(self._buffer) > size_max:
-                raise self._broken(ClientDisconnect("line too long in chunked body"))
+        while (line := self._line_at_hand(size_max)) is None:
             self._buffer += self._receive(RECV_BYTES)
+        return line
+
+    def _line_at_hand(self, size_max: int) -> bytes | None:
+        """As `_line`; None when it has not been received."""
+        end = self._buffer.find(CRLF)
+        if 0 <= end < size_max:
+            line = self._buffer[:end]
+            self._buffer = self._buffer[end + 2 :]
+            return line
+        if end >= 0 or len(self._buffer) > size_max:
+            raise self._broken(ClientDisconnect("line too long in chunked body"))
+        return None
+
+    def _bytes_next(self) -> int:
+        """How many bytes of the body come before any framing, as far as is known.
+
+        0 when a line of the framing has not been received. Not at the body's end.
+        """
+        if self.content_length is not None:
+            return self._left
+        while self._chunk_left <= 0:
+            is_end = self._chunk_left == 0
+            line = self._line_at_hand(2 if is_end else CHUNK_LINE_MAX)
+            if line is None:
+                return 0
+            if is_end:
+                self._chunk_ended(line)
+            elif not self._chunk_begins(line):
+                raise self._broken(ClientDisconnect("body ended early"))
+        return self._chunk_left
+
+    def _gave(self, count: int) -> None:
+        """Note that bytes before the next framing were given out."""
+        if self.content_length is not None:
+            self._passed(count)
+        else:
+            self._chunk_left -= count
 
     # What the connection calls
 
@@ -387,16 +439,25 @@ class RequestBody:
 
 
 class Intake:
-    """Receives a body of known length from real threads, without waiting there.
+    """Receives bytes of a body from real threads, without waiting there.
 
     It has a descriptor of its own: the connection may be closed meanwhile, and its
     number would soon name another.
     """
 
-    def __init__(self, body: RequestBody) -> None:
+    def __init__(self, body: RequestBody, size: int, step: int) -> None:
+        """size: how many bytes are to be received. step: how many are waited for."""
+        self.to_come = size
         self._body = body
+        self._step = step
+        self._first = memoryview(b"")
         self._sock = body._channel.sock.dup()
         self._sock.setblocking(False)
+
+    def begin_with(self, data: bytes) -> None:
+        """Give out these bytes first: the body's next, which were read already."""
+        self._first = memoryview(data)
+        self.to_come -= len(data)
 
     def wait(self) -> bool:
         """Return when there is something to receive; False at the end. Yields.
@@ -404,12 +465,14 @@ class Intake:
         Raises ClientDisconnect, ClientTimeout.
         """
         body = self._body
-        if body.finished:
+        if self._first:
+            return True
+        if not self.to_come:
             return False
         if body.expects_continue:
             body._send_continue()
-        if not body._buffer:
-            body._await_bytes(min(body._left, INTAKE_BYTES))
+        if not (body._buffer and body._bytes_next()):
+            body._await_bytes(min(self.to_come, self._step))
         return True
 
     def receive(self, room: memoryview) -> int:
@@ -418,24 +481,41 @@ class Intake:
         Never waits. Raises ClientDisconnect.
         """
         body = self._body
-        room = room[: body._left]
-        if not room:
+        if self._first:
+            first = self._first[: len(room)]
+            room[: len(first)] = first
+            self._first = self._first[len(first) :]
+            return len(first)
+        if not self.to_come:
             return 0
+        while not (following := body._bytes_next()):
+            framing = bytearray(FRAMING_BYTES)
+            count = self._received(memoryview(framing))
+            if not count:
+                return 0
+            body._buffer += framing[:count]
+        room = room[: min(self.to_come, following)]
         buffer = body._buffer
         if buffer:
             count = min(len(buffer), len(room))
             room[:count] = buffer[:count]
             body._buffer = buffer[count:]
         else:
-            try:
-                count = self._sock.recv_into(room)
-            except BlockingIOError:
-                return 0
-            except OSError as error:
-                raise body._stopped(error) from error
-            if not count:
-                raise body._broken(ClientDisconnect("body ended early"))
-        body._passed(count)
+            count = self._received(room)
+        body._gave(count)
+        self.to_come -= count
+        return count
+
+    def _received(self, room: memoryview) -> int:
+        """How many bytes came; 0 when none are there."""
+        try:
+            count = self._sock.recv_into(room)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise self._body._stopped(error) from error
+        if not count:
+            raise self._body._broken(ClientDisconnect("body ended early"))
         return count
 
     def close(self) -> None:

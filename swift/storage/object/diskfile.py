@@ -362,11 +362,13 @@ class OpenObject:
         verify: bool = True,
         keep_cache: bool = False,
         owner: bool = False,
+        read_size: int | None = None,
     ) -> ObjectReader:
         """The bytes from `start` to before `stop` (default: the end) as an iterator.
 
         verify: compare the MD5 when the whole file is read. keep_cache: leave the pages
-        in the cache. owner: closing the reader closes this object too.
+        in the cache. owner: closing the reader closes this object too. read_size: bytes
+        that a disk thread reads at a time, by default a few disk chunks.
         """
         return ObjectReader(
             self._context.fs,
@@ -377,6 +379,7 @@ class OpenObject:
             etag=self.etag if verify else None,
             check=self._archive_check() if verify else None,
             chunk_size=self._context.config.disk_chunk_size,
+            read_size=read_size,
             keep_cache=keep_cache,
             quarantine=self._diskfile.quarantine,
             close=self.close if owner else None,

@@ -51,6 +51,7 @@ class ObjectReader:
 
     check: looks at the bytes of a read from the start, whatever its end, and
     quarantines as well.
+    read_size: bytes that one hop to a disk thread brings; None: CHUNKS_PER_READ chunks.
     close: called once at the end by `close()`; the object's own when the reader owns
     it.
     """
@@ -66,6 +67,7 @@ class ObjectReader:
         etag: str | None,
         check: ArchiveCheck | None = None,
         chunk_size: int,
+        read_size: int | None = None,
         keep_cache: bool,
         quarantine: Callable[[str], ObjectQuarantined],
         close: Callable[[], None] | None = None,
@@ -75,6 +77,7 @@ class ObjectReader:
         self._position = start
         self._stop = stop
         self._chunk_size = chunk_size
+        self._read_size = read_size or chunk_size * CHUNKS_PER_READ
         self._keep_cache = keep_cache
         self._quarantine = quarantine
         self._close = close
@@ -98,7 +101,7 @@ class ObjectReader:
                 if reason is not None:
                     raise green.in_thread(self._quarantine, reason)
                 return data
-        return green.in_thread(self._read, min(left, self._size_per_read()))
+        return green.in_thread(self._read, min(left, self._read_size))
 
     def pieces_blocking(self) -> Iterator[bytes]:
         """The rest, read on this very thread, for a daemon with a process of its own.
@@ -106,7 +109,7 @@ class ObjectReader:
         Raises as iterating does.
         """
         while self._position < self._stop:
-            yield self._read(min(self._stop - self._position, self._size_per_read()))
+            yield self._read(min(self._stop - self._position, self._read_size))
 
     def look_over(self) -> int:
         """Read and verify the next bytes without giving them out; how many they are.
@@ -116,7 +119,7 @@ class ObjectReader:
         left = self._stop - self._position
         if left <= 0:
             return 0
-        window = min(left, self._size_per_read() * READS_PER_WINDOW)
+        window = min(left, self._read_size * READS_PER_WINDOW)
         green.in_thread(self._look, window)
         return window
 
@@ -127,7 +130,7 @@ class ObjectReader:
         """
         stop = self._position
         while start < stop:
-            size = min(stop - start, self._size_per_read())
+            size = min(stop - start, self._read_size)
             data = green.in_thread(self._read_at, start, size)
             start += len(data)
             yield data
@@ -151,12 +154,9 @@ class ObjectReader:
         if close is not None:
             close()
 
-    def _size_per_read(self) -> int:
-        return self._chunk_size * CHUNKS_PER_READ
-
     def _look(self, size: int) -> None:
         """Verify the next `size` bytes, on a disk thread."""
-        buffer = _scratch_buffer(min(size, self._size_per_read()))
+        buffer = _scratch_buffer(min(size, self._read_size))
         end = self._position + size
         while self._position < end:
             part = buffer[: end - self._position]
@@ -215,7 +215,7 @@ class ObjectReader:
     def _verify(self, data: bytes | memoryview) -> str | None:
         """Feed the checksum; why the object cannot be trusted, once that is known."""
         if self._check is not None:
-            reason = self._check.feed(bytes(data))
+            reason = self._check.feed(data)
             if reason is not None:
                 return reason
         if self._etag is None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -53,7 +54,13 @@ class Conversation:
         self._sock.close()
 
     def say(self, data):
-        self._sock.sendall(chunked(data))
+        self.push(chunked(data))
+
+    def push(self, data):
+        """Send bytes with their framing, and as fast as they are taken."""
+        while data:
+            assert green.wait_writable(self._sock, LIMIT_S)
+            data = data[self._sock.send(data) :]
 
     def end(self):
         self._sock.sendall(b"0\r\n\r\n")
@@ -119,6 +126,35 @@ def test_bodies_of_every_size_are_stored(node):
     for size in sizes:
         status, _, body = node.ask("object", "GET", f"a/c/o{size}")
         assert (status, len(body)) == (200, size)
+
+
+def test_a_large_body_is_stored_however_it_is_cut(node):
+    body = os.urandom(700_000)
+    said = put(1, body=body) + put(1, body=body[::-1], name="a/c/p")
+    wire = chunked(START) + b"".join(
+        chunked(said[at : at + 99_991]) for at in range(0, len(said), 99_991)
+    )
+    with Conversation(node) as held:
+        for cut in (150_001, 199_993, 200_001, 400_000, len(wire)):
+            held.push(wire[:cut])
+            wire = wire[cut:]
+        held.say(b":UPDATES: END\r\n")
+        held.end()
+        assert b":ERROR:" not in held.hear(b":UPDATES: END\r\n")
+    assert node.ask("object", "GET", "a/c/o")[2] == body
+    assert node.ask("object", "GET", "a/c/p")[2] == body[::-1]
+
+
+def test_a_large_body_that_is_refused_is_passed_over(node):
+    body = os.urandom(700_000)
+    with Conversation(node) as held:
+        held.say(START + put(1, body=body, extra=f"ETag: {'0' * 32}\r\n"))
+        held.say(put(1, name="a/c/p"))
+        held.say(b":UPDATES: END\r\n")
+        held.end()
+        assert b"1 failures, 1 successes" in held.hear(b"successes")
+    assert files(node) == []
+    assert node.ask("object", "GET", "a/c/p")[2] == b"hello"
 
 
 def test_updates_of_one_object_keep_their_order(node):

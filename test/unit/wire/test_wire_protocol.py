@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+from contextlib import closing
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -760,6 +761,80 @@ def test_a_body_reads_the_same_however_it_is_cut(parts, cuts, sizes, way, chunke
             assert len(piece) == size
     if way == "readline":
         assert all(b"\n" not in piece[:-1] for piece in got[0])
+
+
+@given(
+    parts=st.lists(st.binary(min_size=1, max_size=90), min_size=1, max_size=8),
+    cuts=st.lists(st.integers(1, 60), max_size=12),
+    read=st.integers(0, 60),
+    rooms=st.lists(st.integers(1, 50), min_size=1, max_size=4),
+    share=st.floats(0, 1),
+    chunked=st.booleans(),
+)
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+def test_a_part_of_a_body_may_be_received_by_a_thread(
+    parts, cuts, read, rooms, share, chunked
+):
+    whole = b"".join(parts)
+    read = min(read, len(whole))
+    part = int((len(whole) - read) * share)
+    got = []
+
+    def app(environ, start_response):
+        body = environ["wsgi.input"]
+        pieces = [body.read(read), *taken(body, part, rooms), body.read()]
+        got.append(b"".join(pieces))
+        start_response("204 No Content", [])
+        return []
+
+    if chunked:
+        wire = b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+        wire += b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
+        wire += b"0\r\n\r\n"
+    else:
+        wire = b"PUT / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(whole) + whole
+    with Served(app) as served:
+        client = served.connect()
+        for cut in cuts:
+            client.send(wire[:cut])
+            wire = wire[cut:]
+            green.yield_now()
+        client.send(wire)
+        assert client.read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 204")
+    assert got == [whole]
+
+
+def taken(body, size, rooms):
+    """What real threads receive of the next `size` bytes, into room after room."""
+    pieces = []
+    with closing(body.intake_part(size)) as intake:
+        while intake.wait():
+            room = bytearray(rooms[len(pieces) % len(rooms)])
+            count = green.in_thread(intake.receive, memoryview(room))
+            pieces.append(bytes(room[:count]))
+    return pieces
+
+
+@pytest.mark.parametrize("sent", [b"0\r\n\r\n", b"x\r\n", b"2\r\nabX\r\n1\r\nc\r\n"])
+def test_a_part_that_the_framing_cuts_short_is_a_disconnect(sent):
+    errors = []
+
+    def app(environ, start_response):
+        try:
+            taken(environ["wsgi.input"], 3, [8])
+        except ClientDisconnect as error:
+            errors.append(error)
+            raise
+
+    with Served(app) as served:
+        client = served.connect()
+        client.send(b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + sent)
+        assert client.read_all().startswith(b"HTTP/1.1 499")
+    assert errors
 
 
 def test_every_truncation_of_a_request_ends_the_connection_and_nothing_else():
