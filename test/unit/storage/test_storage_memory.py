@@ -8,9 +8,11 @@ import inspect
 import threading
 
 import pytest
-from object_store import NAME, Store, at
+from object_store import NAME, NOW, Store, at
 
+from swift.core.erasure import ErasureCoding
 from swift.core.errors import DiskFull, LockTimeout, ObjectDeleted, ObjectMissing
+from swift.core.headers import Headers
 from swift.storage.fs import FileSystem
 from swift.storage.memory import MemoryDisk
 
@@ -208,3 +210,22 @@ def test_what_does_not_fit_is_refused_and_what_goes_makes_room(memory):
     used = before[0] - memory.fs.space(0)[0]
     assert 0 < used < 20_000
     assert memory.fs.space(0)[1] == SIZE
+
+
+def test_fragments_are_committed_in_two_phases_in_memory_too(tmp_path):
+    coding = ErasureCoding("isa_l_rs_vand", 4, 2, segment_size=65536)
+    store = Store(tmp_path, MemoryDisk(str(tmp_path), SIZE), redundancy=coding)
+    encoder = coding.encoder(6)
+    body = bytes(range(256)) * 300
+    pieces = zip(encoder.feed(body), encoder.finish(), strict=True)
+    archive = [first + last for first, last in pieces][2]
+    file = store.file()
+    with file.writer(None) as writer:
+        writer.write(archive)
+        headers = Headers({"X-Object-Sysmeta-Ec-Frag-Index": "2"})
+        writer.commit(headers, at(1), fragment_index=2)
+        with pytest.raises(ObjectMissing):
+            file.open(NOW)
+        file.make_durable(at(1), 2)
+    with file.open(NOW) as opened:
+        assert b"".join(opened.reader()) == archive
