@@ -559,6 +559,18 @@ def test_the_container_hears_of_put_post_and_delete(node):
     assert pending_updates(node) == []
 
 
+def test_a_post_lists_an_object_whose_container_never_heard_of_it(node):
+    make_container(node)
+    put(node)
+    assert listing(node) == []
+
+    post(node, 2, X_Object_Meta_Color="blue", **container_headers(node))
+
+    (row,) = listing(node)
+    found = (row["name"], row["bytes"], row["hash"], row["content_type"])
+    assert found == ("o", 5, md5(b"hello").hexdigest(), "text/plain")
+
+
 def test_updates_use_one_kept_connection(node):
     make_container(node)
     for at in range(1, 6):
