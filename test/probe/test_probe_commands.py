@@ -16,7 +16,8 @@ import pytest
 
 from swift.cli import (
     auditing,
-    dispersion,
+    dispersion_populate,
+    dispersion_report,
     info,
     init,
     processes,
@@ -60,10 +61,10 @@ def dispersion_conf(cluster: Cluster) -> str:
 
 
 def test_copies_are_spread_found_and_missed(cluster, dispersion_conf, capsys):
-    assert dispersion.report([dispersion_conf]) == 0
+    assert dispersion_report.report([dispersion_conf]) == 0
     assert "swift-dispersion-populate" in capsys.readouterr().err
 
-    assert dispersion.populate([dispersion_conf]) == 0
+    assert dispersion_populate.populate([dispersion_conf]) == 0
     made = [re.sub(r"\d+s,", "0s,", line) for line in lines_of(capsys)]
     assert made == [
         "Using storage policy: replica ",
@@ -71,7 +72,7 @@ def test_copies_are_spread_found_and_missed(cluster, dispersion_conf, capsys):
         "Created 10 objects for dispersion reporting, 0s, 0 retries",
     ]
 
-    assert dispersion.report([dispersion_conf]) == 0
+    assert dispersion_report.report([dispersion_conf]) == 0
     found = [re.sub(r"\d+s,", "0s,", line) for line in lines_of(capsys)]
     assert found == [
         "Using storage policy: replica ",
@@ -86,7 +87,10 @@ def test_copies_are_spread_found_and_missed(cluster, dispersion_conf, capsys):
 
     lost = next(path for path in cluster.object_files() if path.suffix == ".data")
     lost.unlink()
-    assert dispersion.report([dispersion_conf, "-j", "--object-only", "-p", "-d"]) == 0
+    assert (
+        dispersion_report.report([dispersion_conf, "-j", "--object-only", "-p", "-d"])
+        == 0
+    )
     shown = capsys.readouterr()
     assert json.loads(shown.out) == {
         "object": {
@@ -103,7 +107,10 @@ def test_copies_are_spread_found_and_missed(cluster, dispersion_conf, capsys):
     assert "404" in shown.err
 
     assert (
-        dispersion.populate([dispersion_conf, "--no-overlap", "--container-only"]) == 0
+        dispersion_populate.populate(
+            [dispersion_conf, "--no-overlap", "--container-only"]
+        )
+        == 0
     )
     assert lines_of(capsys)[-1] == "Total container coverage is now 1.95%."
 
