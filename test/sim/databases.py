@@ -119,7 +119,8 @@ class _Shim:
     def _open(self, _vfs, name, file, flags, out_flags):
         below = ctypes.cast(self._below, c_void_p)
         code = self._below.contents.open(below, name, file, flags, out_flags)
-        if code == 0 and name is not None and self.target is not None:
+        target = self.target
+        if code == 0 and name is not None and target is not None and target.is_watched:
             opened = _File.from_address(file)
             opened.methods = ctypes.pointer(self._with_our_sync(opened.methods))
             self._paths[file] = os.fsdecode(ctypes.string_at(name))
@@ -170,17 +171,20 @@ def install(databases):
 class SimDatabases:
     """What the platters hold of databases.
 
-    fails: path → True when its disk cannot sync now. seconds: tells the time. record:
+    fails: path → True when its disk cannot sync now. seconds: tells the time. broken:
+    with "rows" in it, all nodes lose what waits in pending files at each fault. record:
     takes a line for each sync and removal. forgetful: names of the nodes that may lose
-    what was acknowledged.
+    what was acknowledged. is_watched: False once no power will go any more.
     """
 
-    def __init__(self, rng, fails, seconds, record=None):
+    def __init__(self, rng, fails, seconds, *, broken=(), record=None):
         self.fails = fails
         self.seconds = seconds
         self.randomness = random.Random(rng.random()).randbytes
         self._record = record
         self.forgetful = set()
+        self._forgets_all = "rows" in broken
+        self.is_watched = True
         self._rng = rng
         self._kept = {}
         self._removed = {}
@@ -189,6 +193,8 @@ class SimDatabases:
         """Keep what a file is now. A journal that is synced ends that of before."""
         if self._record is not None:
             self._record(f"SQLite syncs {path}")
+        if not self.is_watched:
+            return
         self._kept[path] = (os.stat(path).st_ino, _content(path))
         self._removed.pop(path, None)
 
@@ -235,6 +241,16 @@ class SimDatabases:
             page = self._rng.choice((kept, live))[start : start + PAGE_BYTES]
             pages.append(page.ljust(min(PAGE_BYTES, size - start), b"\0"))
         return b"".join(pages)
+
+    def forget_pending(self, device_paths):
+        """Break the rule, if it is to be broken, that no row is lost on all nodes."""
+        if not self._forgets_all:
+            return
+        for device_path in device_paths:
+            for folder, _, names in os.walk(f"{device_path}/containers"):
+                for name in names:
+                    if name.endswith(".pending"):
+                        os.truncate(f"{folder}/{name}", 0)
 
     def settle(self, image):
         """Make the files what a restart finds."""

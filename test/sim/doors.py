@@ -164,9 +164,13 @@ class SimDisk(FileSystem):
     """The disks of all nodes: `<root>/<node>/<device>/…`.
 
     broken: names of rules that it breaks, to see that the simulation notices:
-    "fsync" does not sync, "tombstones" loses them, "pending" loses container updates,
-    "rows" makes all databases forgetful. record: takes a line for each step.
+    "fsync" does not sync, and nothing is on the platter by luck; "tombstones" loses
+    them, "pending" loses container updates. (Databases break "rows".) record: takes a
+    line for each step. is_calm: no disk will fail and no power go any more, so that
+    nothing need be watched.
     """
+
+    is_calm = False
 
     def __init__(self, root, rng, broken=(), record=None):
         super().__init__()
@@ -178,6 +182,8 @@ class SimDisk(FileSystem):
         self._fds = {}
         self._kept = {}
         self._ordered_names = rng.random() < 0.5
+        self._luck = 0.0 if "fsync" in broken else 0.5
+        """How likely the kernel has written something back by itself."""
 
     def add(self, node, device):
         """Begin with the empty device of a node."""
@@ -317,7 +323,7 @@ class SimDisk(FileSystem):
     # --- What survives ----------------------------------------------------------------
 
     def sync(self, fd):
-        if "fsync" in self.broken:
+        if "fsync" in self.broken or self.is_calm:
             return
         facts = os.fstat(fd)
         kept = self._known(facts.st_ino)
@@ -370,8 +376,8 @@ class SimDisk(FileSystem):
             live = self._known(os.lstat(place).st_ino)
         except FileNotFoundError:
             live = None
-        if entry is not live and self._rng.random() < 0.5:
-            entry = live  # the kernel had written it back by itself
+        if entry is not live and self._rng.random() < self._luck:
+            entry = live  # the kernel had written it back
         if entry is not live:
             _remove(place)
             live = None
@@ -386,7 +392,7 @@ class SimDisk(FileSystem):
             os.mkdir(place)
             for child in sorted(entry.entries):
                 self._settle(entry, place, child)
-        elif live is not None and self._rng.random() < 0.5:
+        elif live is not None and self._rng.random() < self._luck:
             pass  # all of it had been written back
         elif live is None and not entry.synced and not _is_file_name(name):
             os.mkdir(place)
@@ -431,6 +437,8 @@ def _stepped(name):
     opens = name in _OPENING
 
     def method(self, *arguments, **keywords):
+        if self.is_calm and self._record is None:
+            return inner(self, *arguments, **keywords)
         node = self.step(name, arguments, keywords)
         result = inner(self, *arguments, **keywords)
         if opens:
@@ -456,8 +464,8 @@ class Network:
     """All messages between the servers.
 
     chances: fault → how likely one message meets it. side: numbers of nodes that are
-    cut off from all others; empty while the network is whole. record: takes a line for
-    each message.
+    cut off from all others; empty while the network is whole. deaf: the kind of servers
+    that storage nodes cannot reach, "" for none. record: takes a line for each message.
     """
 
     rng: object
@@ -465,6 +473,7 @@ class Network:
     chances: dict = field(default_factory=dict)
     counts: dict = field(default_factory=dict)
     side: frozenset = frozenset()
+    deaf: str = ""
     record: object = None
 
     def is_cut(self, one, other):
@@ -502,26 +511,29 @@ class SimConnector:
             self._network.record(f"from {self._near} to {ip}:{port}")
         peer = peer_name(ip, port)
         node = self._network.nodes[ip]
+        kind = KINDS[port]
         source = self._source
         if source is not None and source.down:
             raise PeerError(peer, "our own node is off")
         if node.down:
             raise PeerError(peer, "refused")
-        fault = self._fault(node)
+        fault = self._fault(node, kind)
         if fault == "refused":
             raise PeerError(peer, "refused")
         if fault == "silent":
             green.sleep(timeout_s)
             raise PeerTimeout(peer, f"no connection within {timeout_s}s")
         ours, theirs = socket.socketpair()
-        served = _Served(node, KINDS[port], Channel(theirs), lambda: self._fault(node))
+        served = _Served(node, kind, Channel(theirs), lambda: self._fault(node, kind))
         served.start(source.ip if source is not None else "10.0.0.99")
         return HttpConnection(Channel(ours), peer)
 
-    def _fault(self, node):
-        """What the next message to a node meets, None for nothing."""
+    def _fault(self, node, kind):
+        """What the next message to a server of a node meets, None for nothing."""
         if self._calm:
             return None
+        if self._network.deaf == kind and self._source is not None:
+            return "refused"
         if self._network.is_cut(self._near, node.number):
             return "silent"
         return self._network.draw()

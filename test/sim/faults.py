@@ -15,8 +15,8 @@ from swift.runtime import green
 from test.sim.doors import FAULTS
 
 KINDS = (
-    "weather", "weather", "stop", "power", "blackout", "cut", "sick", "full", "away",
-    "damage", "split", "repair", "repair",
+    "weather", "weather", "stop", "power", "blackout", "blackout", "cut", "sick",
+    "full", "away", "damage", "split", "deafness", "deafness", "repair", "repair",
 )  # fmt: skip
 
 
@@ -34,8 +34,7 @@ class Faults:
         self._say = say
         self._heal = heal
         self._victim = self._rng.choice(world.nodes)
-        forgetful = world.nodes if "rows" in world.disk.broken else [self._victim]
-        world.databases.forgetful.update(node.name for node in forgetful)
+        world.databases.forgetful.add(self._victim.name)
         self.damaged = False
         self.hidden = set()
 
@@ -45,10 +44,11 @@ class Faults:
         node = self._rng.choice(self._world.nodes)
         if node.down and kind in ("stop", "power", "cut", "sick", "full", "away"):
             kind = "repair"
-        if kind in ("weather", "damage", "blackout", "split"):
+        if kind in ("weather", "damage", "blackout", "split", "deafness"):
             getattr(self, f"_{kind}")()
         else:
             getattr(self, f"_{kind}")(node)
+        self._world.databases.forget_pending([each.path for each in self._world.nodes])
 
     def lost(self):
         """Numbers of the nodes that may not give what they had."""
@@ -59,7 +59,7 @@ class Faults:
     def are_over(self):
         """True when nothing is broken now."""
         network = self._world.network
-        if network.chances or network.side:
+        if network.chances or network.side or network.deaf:
             return False
         return not any(map(self._is_unwell, self._world.nodes))
 
@@ -71,6 +71,7 @@ class Faults:
         """End all faults, and wait for what is on its way. Yields."""
         self._world.network.chances = {}
         self._world.network.side = frozenset()
+        self._world.network.deaf = ""
         for node in self._world.nodes:
             self._repair(node)
         green.sleep(100.0)
@@ -107,6 +108,16 @@ class Faults:
         others = self._rng.sample(numbers[2:], self._rng.randrange(len(numbers) - 1))
         self._world.network.side = frozenset((1, *others))
         self._say(f"nodes {sorted(self._world.network.side)} are cut off")
+
+    def _deafness(self):
+        """Nobody tells databases of what changes, until they answer again."""
+        network = self._world.network
+        if network.deaf:
+            self._say(f"{network.deaf} servers are in reach again")
+            network.deaf = ""
+        else:
+            network.deaf = self._rng.choice(("container",) * 3 + ("account",))
+            self._say(f"{network.deaf} servers are out of reach of the nodes")
 
     # --- Nodes ------------------------------------------------------------------------
 

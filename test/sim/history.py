@@ -116,6 +116,7 @@ class History:
                     self._step()
             self._begin(self.steps + 1)
             self.faults.mend()
+            world.calm_down()
             world.clock.leap(1000.0)  # what expires has expired
             self._settle()
         finally:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -51,9 +51,6 @@ LOCK_TIMEOUT_S = 10.0
 
 _IDLE_MAX = 32
 _FACTS_MAX = 8192
-# A file changed twice within one tick of the kernel's clock keeps its time, so what was
-# read from a directory this young is not remembered. A tick is 10 ms at most.
-_SETTLED_S = 0.05
 _WAIT_FIRST_S = 0.001
 _WAIT_MAX_S = 0.05
 
@@ -144,6 +141,11 @@ class Databases:
     takes each statement that is executed.
     """
 
+    settled_s: ClassVar[float] = 0.05
+    """What changes twice within one tick of the kernel's clock keeps its time, so what
+    was read from a directory this young is not remembered. A tick is 10 ms at most. (A
+    simulation, whose clock is another than the kernel's, sets this.)"""
+
     def __init__(
         self,
         now: Callable[[], float],
@@ -196,7 +198,7 @@ class Databases:
         if not mine:
             self._facts.pop(directory, None)
             raise DatabaseMissing(f"{path}: no database")
-        settled = self.now() - status.st_mtime > _SETTLED_S
+        settled = self.now() - status.st_mtime > self.settled_s
         found = Files(
             settled, signature, tuple(f"{directory}/{name}" for _, name in mine[-2:])
         )
