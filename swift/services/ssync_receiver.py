@@ -201,6 +201,7 @@ class _Conversation:
         self._lines = LineBuffer()
         self._powers = self._part_powers()
         self._commits = CommitGroup(manager.devices.fs, AT_ONCE)
+        self._place_on_device = ExitStack()
         self._successes = 0
         self._failures = 0
 
@@ -234,14 +235,18 @@ class _Conversation:
                 )
 
     def _hold(self, held: ExitStack) -> None:
-        """Take a slot, the device's lock and the partition's. Yields."""
+        """Take a slot, the device's lock and the partition's. Yields.
+
+        The device's is given back sooner than the others (`_leave_device`).
+        """
         call, config = self._call, self._config
         if not self._receiver.take_slot():
             raise _Refusal(503, "too many conversations")
         held.callback(self._receiver.leave_slot)
         deadline = green.monotonic() + config.replication_lock_timeout_s
         partitions = self._manager.partitions
-        held.enter_context(
+        self._place_on_device = held.enter_context(ExitStack())
+        self._place_on_device.enter_context(
             partitions.device_locked(
                 call.device,
                 config.replication_concurrency_per_device,
@@ -252,6 +257,15 @@ class _Conversation:
         held.enter_context(
             partitions.locked(call.device, call.partition, left_s, make=True)
         )
+
+    def _leave_device(self) -> None:
+        """Let the next conversation come to the device. Decision 0020.
+
+        Called when all updates have been read: what is left is to wait for commits. The
+        slot is kept until the end, so those who wait are bounded; the partition's lock,
+        too, so nobody else works on the same objects.
+        """
+        self._place_on_device.close()
 
     def _break_off(self, status: int, reason: str) -> bytes:
         """The line that says so; the connection ends with it."""
@@ -404,6 +418,7 @@ class _Conversation:
             while True:
                 line = self._line()
                 if line.strip() == ssync.UPDATES_END:
+                    self._leave_device()
                     break
                 if line:
                     self._take(line, storing)

@@ -258,9 +258,10 @@ def _hash_suffix(context: DiskContext, suffix_path: str) -> SuffixHash | None:
             continue
         if files is not None:
             objects.append(files)
-    with suppress(OSError):
-        fs.remove_directory(suffix_path)
-        return None
+    if not objects:
+        with suppress(OSError):
+            fs.remove_directory(suffix_path)
+            return None
     return redundancy.suffix_hashes(objects)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from swift.core.hashing import partition_of_hex
 from swift.core.names import ObjectName
 from swift.core.timestamp import Timestamp
 from swift.runtime import green
+from swift.storage import fs
 from test.support.node import DEVICE, LOCALHOST, Node, stamp
 
 LIMIT_S = 60.0
@@ -274,6 +276,52 @@ def test_one_conversation_a_partition(node):
         with Conversation(node) as third:
             third.say(START + b":UPDATES: END\r\n")
             answer = third.hear(b":UPDATES: END", b":ERROR:")
+
+
+class SlowDisk(fs.FileSystem):
+    """A disk whose syncs take as long as a test wants."""
+
+    def __init__(self):
+        super().__init__()
+        self.may_end = threading.Event()
+
+    def sync(self, fd):
+        assert self.may_end.wait(LIMIT_S)
+        super().sync(fd)
+
+
+def test_the_next_conversation_of_a_device_begins_while_one_commits(tmp_path):
+    disk = SlowDisk()
+    fs.install(disk)
+    try:
+        node = Node(tmp_path, replication_lock_timeout_s=LIMIT_S)
+    finally:
+        fs.install(None)
+    other = f"/{DEVICE}/{int(PARTITION) + 1}"
+    try:
+        with Conversation(node) as first, Conversation(node, path=other) as second:
+            first.say(START + put(1))
+            first.hear(b":MISSING_CHECK: END\r\n")
+            second.say(START)
+            first.say(b":UPDATES: END\r\n")
+            second.say(b":UPDATES: END\r\n")
+            second.hear(b":UPDATES: END\r\n")
+            assert files(node) == []
+            disk.may_end.set()
+            first.hear(b":UPDATES: END\r\n")
+            assert files(node) == [f"{stamp(1)}.data"]
+    finally:
+        disk.may_end.set()
+        node.close()
+
+
+def test_conversations_of_a_device_read_updates_one_after_the_other(node):
+    with Conversation(node) as first:
+        first.say(START + put(1))
+        first.hear(b":MISSING_CHECK: END\r\n")
+        with Conversation(node, path=f"/{DEVICE}/{int(PARTITION) + 1}") as second:
+            second.say(START)
+            second.hear(b":ERROR: 0 ")
 
 
 @pytest.mark.parametrize(
