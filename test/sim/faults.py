@@ -16,7 +16,7 @@ from test.sim.doors import FAULTS
 
 KINDS = (
     "weather", "weather", "stop", "power", "blackout", "blackout", "cut", "sick",
-    "full", "away", "damage", "split", "deafness", "deafness", "repair", "repair",
+    "full", "away", "damage", "split", "deafness", "repair", "repair",
 )  # fmt: skip
 
 
@@ -110,14 +110,16 @@ class Faults:
         self._say(f"nodes {sorted(self._world.network.side)} are cut off")
 
     def _deafness(self):
-        """Nobody tells databases of what changes, until they answer again."""
-        network = self._world.network
-        if network.deaf:
-            self._say(f"{network.deaf} servers are in reach again")
-            network.deaf = ""
+        if self._world.network.deaf:
+            self._say(f"{self._world.network.deaf} servers are in reach again")
+            self._world.network.deaf = ""
         else:
-            network.deaf = self._rng.choice(("container",) * 3 + ("account",))
-            self._say(f"{network.deaf} servers are out of reach of the nodes")
+            self.deafen(self._rng.choice(("account", "container")))
+
+    def deafen(self, kind):
+        """Let storage nodes not reach servers of a kind; what they tell them waits."""
+        self._world.network.deaf = kind
+        self._say(f"{kind} servers are out of reach of the nodes")
 
     # --- Nodes ------------------------------------------------------------------------
 

@@ -142,12 +142,13 @@ class History:
             self._burst()
         elif drawn < 0.62:
             self._container_step()
-        elif drawn < 0.82:
+        elif drawn < 0.80:
             self.faults.strike()
-        elif drawn < 0.91:
+        elif drawn < 0.88:
             self._pass()
         elif drawn < 0.95:
-            self.rng.choice((self.faults.change_rings, self._mix, self._close))()
+            rare = (self.faults.change_rings, self._mix, self._close, self._deafen)
+            self.rng.choice(rare)()
         else:
             self._probe()
 
@@ -193,6 +194,12 @@ class History:
             self._write_container("PUT", MIXED, {X_STORAGE_POLICY: policy}, side=side)
             for number in range(2):
                 self._write_object("PUT", MIXED, f"o{number}", side=side)
+
+    def _deafen(self):
+        """Write while no container can be told."""
+        self.faults.deafen("container")
+        for _ in range(2):
+            self._write_object("PUT", *self._name())
 
     def _close(self):
         """Fill another account, and delete it."""

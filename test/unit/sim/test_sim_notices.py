@@ -33,14 +33,10 @@ def test_one_seed_is_one_history_to_the_letter():
     assert (code, lines) == (0, ["4 of 4 seeds repeat themselves"])
 
 
-@pytest.mark.parametrize("rule", ["tombstones", "pending", "fsync"])
+@pytest.mark.parametrize("rule", ["fsync", "pending", "rows", "tombstones"])
 def test_a_broken_rule_is_noticed_within_some_seeds(rule):
-    code, lines = simulate("--seed", FIRST[rule], "--count", 60, "--break", rule)
+    code, lines = simulate("--seed", 2000, "--count", 30, "--break", rule)
 
     assert code == 1
     assert any("FAILED" in line for line in lines)
     assert lines[-1].endswith(" 1 failed")
-
-
-FIRST = {"tombstones": 2, "pending": 84, "fsync": 1}
-"""Seeds near the first that fails, so that the test is quick."""
