@@ -12,11 +12,15 @@ import os
 import random
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from functools import partial
+from pathlib import Path
 
 import pytest
 
 from swift.core.names import AccountName, ContainerName
+from swift.core.shards import ACTIVE, SHARDED, ShardRange
 from swift.core.timestamp import Timestamp
 from swift.runtime import green
 from swift.runtime.cluster import Cluster as Facts
@@ -25,7 +29,7 @@ from swift.storage.db.connection import Databases, db_path
 from swift.storage.db.container import ContainerBroker
 from test.support.client import Client
 from test.support.cluster import ROOT, Cluster
-from test.support.passes import NODES, command, run_here
+from test.support.passes import NODES, command, run_here, run_passes
 
 ROUNDS = 4
 """Passes of all nodes until everything is where it belongs, at most."""
@@ -90,9 +94,9 @@ def heal(cluster, name, is_healed, how=run):
 class Place:
     """Where the ring wants a database, and what each node has."""
 
-    def __init__(self, cluster, client, container=None):
+    def __init__(self, cluster, client, container=None, account=None):
         facts = Facts.load(str(cluster.folder / "etc"))
-        account = client.base.rsplit("/", 1)[-1]
+        account = account or client.base.rsplit("/", 1)[-1]
         self.kind = "account" if container is None else "container"
         self.name = (
             AccountName(account)
@@ -331,33 +335,81 @@ def test_a_lost_account_database_is_copied_back(cluster, client):
     assert place.names(place.primaries[0]) == before
 
 
-def delete_account(cluster, place):
-    """Mark an account deleted at its servers, as the proxy of an admin does."""
+def ask_servers(cluster, place, method):
+    """Send a request to each server that should have a database; the statuses."""
+    statuses = set()
     for node in place.primaries:
         peer = http.client.HTTPConnection(
-            "127.0.0.1", cluster.port_of(f"account-{node}"), timeout=10
+            "127.0.0.1", cluster.port_of(f"{place.kind}-{node}"), timeout=60
         )
         with closing(peer):
             peer.request(
-                "DELETE",
-                f"/d{node}/{place.partition}/{place.name.account}",
+                method,
+                f"/d{node}/{place.partition}{place.name.quoted}",
                 headers={"X-Timestamp": Timestamp.at(green.now()).internal},
             )
-            assert peer.getresponse().status in (204, 404)
+            statuses.add(peer.getresponse().status)
+    return statuses
+
+
+def shard(cluster, client, container):
+    """Let a container have one shard with all names, as a sharder would; the shard."""
+    root = Place(cluster, client, container)
+    # The proxy may have passed by a server that was just away.
+    heal(cluster, "container-replicator", root.is_home)
+    account = f".shards_{root.name.account}"
+    only = Place(cluster, client, f"{container}-0", account)
+    assert ask_servers(cluster, only, "PUT") == {201}
+    now = Timestamp.at(green.now()).internal
+    times = {"meta_timestamp": now, "state_timestamp": now}
+    whole = partial(ShardRange, lower="", upper="", timestamp=now, **times)
+    ranges = [
+        whole(root.name.path[1:], state=SHARDED, epoch=now),
+        whole(only.name.path[1:], state=ACTIVE),
+    ]
+    for node in root.primaries:
+        root.ask(node, lambda broker: broker.merge_shard_ranges(ranges))
+        path = Path(root.path(node))
+        path.rename(path.with_name(f"{path.stem}_{now}.db"))
+    # The proxy is to see how the container is now.
+    assert client.post(f"{client.base}/{container}").status == 204
+    return only
+
+
+def settle(cluster, place):
+    """Let all copies of a container have the rows that a slow moment held back."""
+    run_passes(cluster.folder, ["object-updater"])
+    heal(cluster, "container-replicator", place.is_home)
+
+
+def test_a_sharded_container_takes_many_writes_at_once_and_lists_them(cluster, client):
+    make(client, "sharded")
+    only = shard(cluster, client, "sharded")
+
+    with ThreadPoolExecutor(12) as pool:
+        starts = range(0, 24, 2)
+        put = partial(put_objects, client, "sharded", count=2)
+        names = [name for made in pool.map(put, starts) for name in made]
+    settle(cluster, only)
+
+    assert listing(client, "sharded") == names
+    assert [only.names(node) for node in only.primaries] == [names] * 3
 
 
 def test_a_deleted_account_is_reaped(cluster, client):
     """The last test: the account of all the others is gone after it."""
     make(client, "reaped")
     put_objects(client, "reaped")
+    make(client, "in-shards")
+    only = shard(cluster, client, "in-shards")
+    put_objects(client, "in-shards")
+    settle(cluster, only)
     place = Place(cluster, client)
     containers = {
         name: Place(cluster, client, name) for name in place.names(place.primaries[0])
     }
-    for each in containers.values():
-        heal(cluster, "container-replicator", each.is_home)
-        break
-    delete_account(cluster, place)
+    heal(cluster, "container-replicator", containers["reaped"].is_home)
+    assert ask_servers(cluster, place, "DELETE") <= {204, 404}
 
     heal(
         cluster,
@@ -368,3 +420,4 @@ def test_a_deleted_account_is_reaped(cluster, client):
     heal(cluster, "account-reaper", lambda: not place.names(place.primaries[0]))
     for each in containers.values():
         assert all(each.ask(node, lambda b: b.is_deleted()) for node in each.primaries)
+    assert [only.names(node) for node in only.primaries] == [[]] * 3
