@@ -33,6 +33,7 @@ from swift.core.pendings import (
 )
 from swift.core.ring.devices import Node
 from swift.core.settings import natural, option, positive_int, seconds
+from swift.core.timestamp import ZERO
 from swift.runtime import green
 from swift.runtime.daemon import (
     Daemon,
@@ -304,22 +305,26 @@ class DeviceSweep:
     def _walk(self) -> None:
         began = green.monotonic()
         limiter = RateLimiter(self._config.objects_per_second)
-        sent_hash = ""
+        seen_hash, told = "", ZERO
         bad_names = 0
         for file in self._tree.walk(self._rng):
             if self._tree.bad_names != bad_names:
                 self._count("errors", self._tree.bad_names - bad_names)
                 bad_names = self._tree.bad_names
-            if file.path_hash == sent_hash:
-                # An older change of the object that has just been seen to.
-                self._tree.remove(file)
-                self._count("outdated_unlinks")
+            is_older = file.path_hash == seen_hash
+            if is_older and file.timestamp <= told:
+                self._forget(file)
                 continue
             limiter.wait()
             update = self._load(file)
             if update is None:
                 continue
-            sent_hash = file.path_hash
+            # A change of metadata is named by its own time, and tells of data that may
+            # be older than what came after it: a DELETE that was late, for one.
+            if is_older and update.timestamp <= told:
+                self._forget(file)
+                continue
+            seen_hash, told = file.path_hash, update.timestamp
             bucket = self._pace.admit(update.target, green.monotonic())
             if bucket is None:
                 self._green_threads.spawn(self._deliver, file, update)
@@ -330,6 +335,11 @@ class DeviceSweep:
                 self._next_report = green.monotonic() + self._config.report_interval_s
                 self._say("goes on", began)
         self._count("errors", self._tree.bad_names - bad_names)
+
+    def _forget(self, file: PendingFile) -> None:
+        """Remove a change that a newer one of the same object makes needless."""
+        self._tree.remove(file)
+        self._count("outdated_unlinks")
 
     def _drain(self, deadline: float) -> None:
         """Send those held back as their containers can take them, until the deadline.

@@ -255,6 +255,21 @@ def test_what_cannot_be_read_is_quarantined_and_the_rest_goes_on(disk, data):
     assert "quarantined" in disk.lines()
 
 
+def test_new_metadata_of_old_data_does_not_hide_a_late_delete(disk):
+    disk.add("o", "1700000001.00000")
+    disk.add("o", "1700000003.00000", op="DELETE")
+    changed = {"X-Timestamp": "1700000001.00000", "X-Size": "3"}
+    for posted in ("1700000002.00000", "1700000004.00000"):
+        told = Headers({**changed, "X-Meta-Timestamp": posted})
+        disk.add("o", posted, headers=told)
+
+    counts = disk.sweep()
+
+    assert (counts.successes, counts.outdated_unlinks) == (2, 2)
+    assert {seen.method for seen in disk.nodes.requests} == {"PUT", "DELETE"}
+    assert disk.files() == []
+
+
 def test_an_older_update_serves_when_the_newest_cannot_be_read(disk):
     disk.add("o", "1700000001.00000")
     disk.add("o", "1700000002.00000").write_bytes(b"")
