@@ -88,8 +88,8 @@ class _Shim:
         self._real_sync = {}
         self._vfs = _Vfs.from_buffer_copy(self._below.contents)
         self._vfs.name = b"simulated"
-        self._vfs.open = _Open(self._open)
-        self._vfs.delete = _Delete(self._delete)
+        self._open_callback = _Open(self._open)
+        self._delete_callback = _Delete(self._delete)
         self._vfs.randomness = _Randomness(self._randomness)
         self._vfs.current_time_ms = _Time(self._time)
         self._sync_callback = _Sync(self._sync)
@@ -99,8 +99,15 @@ class _Shim:
     def aim(self, target):
         """Tell another of what happens from now on."""
         self.target = target
+        self.watch(target is not None)
         # SQLite asks for random bytes but once, and makes more of them itself.
         self._library.sqlite3_randomness(0, None)
+
+    def watch(self, on):
+        """Learn of syncs and of removed journals, or leave files alone."""
+        below = self._below.contents
+        self._vfs.open = self._open_callback if on else below.open
+        self._vfs.delete = self._delete_callback if on else below.delete
 
     def _randomness(self, _vfs, count, place):
         target = self.target
@@ -119,8 +126,7 @@ class _Shim:
     def _open(self, _vfs, name, file, flags, out_flags):
         below = ctypes.cast(self._below, c_void_p)
         code = self._below.contents.open(below, name, file, flags, out_flags)
-        target = self.target
-        if code == 0 and name is not None and target is not None and target.is_watched:
+        if code == 0 and name is not None:
             opened = _File.from_address(file)
             opened.methods = ctypes.pointer(self._with_our_sync(opened.methods))
             self._paths[file] = os.fsdecode(ctypes.string_at(name))
@@ -137,7 +143,9 @@ class _Shim:
 
     def _sync(self, file, flags):
         target, path = self.target, self._paths[file]
-        if target is not None and target.fails(path):
+        if target is None or not target.is_watched:
+            target = None
+        elif target.fails(path):
             return IOERR_FSYNC
         methods = ctypes.addressof(_File.from_address(file).methods.contents)
         code = self._real_sync[methods](file, flags)
@@ -146,8 +154,7 @@ class _Shim:
         return code
 
     def _delete(self, _vfs, name, is_synced):
-        if self.target is not None:
-            self.target.removed(os.fsdecode(ctypes.string_at(name)))
+        self.target.removed(os.fsdecode(ctypes.string_at(name)))
         below = ctypes.cast(self._below, c_void_p)
         return self._below.contents.delete(below, name, is_synced)
 
@@ -159,6 +166,14 @@ def _shim():
         return _Shim(ctypes.CDLL("libsqlite3.so.0"))
     except OSError:
         return None
+
+
+def watch(databases, on):
+    """Let it know of what SQLite does, or no more."""
+    databases.is_watched = on
+    shim = _shim()
+    if shim is not None:
+        shim.watch(on)
 
 
 def install(databases):
@@ -193,8 +208,6 @@ class SimDatabases:
         """Keep what a file is now. A journal that is synced ends that of before."""
         if self._record is not None:
             self._record(f"SQLite syncs {path}")
-        if not self.is_watched:
-            return
         self._kept[path] = (os.stat(path).st_ino, _content(path))
         self._removed.pop(path, None)
 

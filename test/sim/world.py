@@ -22,6 +22,7 @@ from swift.daemons.account_replicator import AccountReplicator
 from swift.daemons.container_reconciler import ContainerReconciler
 from swift.daemons.container_replicator import ContainerReplicator
 from swift.daemons.container_updater import ContainerUpdater
+from swift.daemons.databases import IDLE_MAX
 from swift.daemons.db_auditor import AccountAuditor, ContainerAuditor
 from swift.daemons.object_auditor import ALL, ZBF, ObjectAuditor, Scan
 from swift.daemons.object_expirer import ObjectExpirer
@@ -109,6 +110,7 @@ class SimNode:
         self.apps = {}
         self.served = []
         self.daemons = {}
+        self.databases = None
         self.connector = SimConnector(world.network, self)
 
     def start(self):
@@ -131,6 +133,7 @@ class SimNode:
             ),
             "account": account.make_server(account.AccountConfig(**places), **shared),
         }
+        self.databases = Databases(green.now, idle_max=IDLE_MAX)
         self.down = False
         world.disk.nodes[self.name].down = False
 
@@ -139,6 +142,7 @@ class SimNode:
         self.down = True
         self.apps = {}
         self.daemons = {}
+        self.databases = None
         # Killing yields; who starts us again meanwhile must find nothing of this.
         served, self.served = self.served, []
         me = green_self()
@@ -200,6 +204,17 @@ class SimNode:
 
     def daemon(self, name):
         """A daemon of this node."""
+        made = self._made(name)
+        local = getattr(made, "local", None)
+        if local is not None:
+            # To open a database costs more than what a pass does with it, so that the
+            # daemons of a node share what is open, as if they were one process.
+            local.databases = self.databases
+            if hasattr(made, "pusher"):
+                made.pusher.databases = self.databases
+        return made
+
+    def _made(self, name):
         world = self.world
         kind = _CLASSES[name]
         server = name.partition("-")[0]
@@ -375,7 +390,7 @@ class World:
     def calm_down(self):
         """From now on no node fails, and what it would lose need not be known."""
         self.disk.is_calm = True
-        self.databases.is_watched = self._events is not None
+        databases.watch(self.databases, self._events is not None)
 
     def cluster(self):
         """What one more process knows of the cluster."""
