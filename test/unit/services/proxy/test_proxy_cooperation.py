@@ -121,8 +121,12 @@ def test_a_cache_that_cannot_count_lets_everybody_fetch():
 # --- in the proxy ---------------------------------------------------------------------
 
 
-def sharded_setup(cache, **options):
-    """A proxy before a sharded container whose root takes its time for shards."""
+def sharded_setup(cache, waits_for=None, **options):
+    """A proxy before a sharded container whose root takes its time for shards.
+
+    waits_for: `listing` or `updating`: the root answers once MANY requests lack those
+    shards.
+    """
     setup = Setup(**options)
     setup.cache = cache
     setup.container()
@@ -140,8 +144,13 @@ def sharded_setup(cache, **options):
     assert setup.ask("HEAD", "/v1/a/c").status == 204
 
     def slowly(seen):
-        if seen.path == "/a/c" and seen.method == "GET":
-            green.sleep(0.05)
+        if seen.path != "/a/c" or seen.method != "GET":
+            return
+        green.sleep(0.05)
+        counter = session_key(f"{waits_for}-shards/a/c")
+        with green.Timeout(LIMIT_S):
+            while waits_for and int(cache.get(counter)) < MANY:
+                green.sleep(0.01)
 
     setup.nodes.faults = {f"10.0.0.{number}": slowly for number in range(1, 7)}
     setup.nodes.requests.clear()
@@ -160,7 +169,7 @@ def asked_of_root(setup):
 
 
 def test_many_writes_at_once_ask_the_root_as_often_as_there_are_tokens(cache):
-    setup = sharded_setup(cache, namespace_avg_backend_fetch_time="3")
+    setup = sharded_setup(cache, "updating", namespace_avg_backend_fetch_time="3")
     metrics = count_labels(setup)
 
     answers = all_at_once(MANY, lambda n: setup.ask("PUT", f"/v1/a/c/{n}", b"x").status)
@@ -184,6 +193,7 @@ def test_many_writes_at_once_ask_the_root_as_often_as_there_are_tokens(cache):
 def test_many_listings_at_once_ask_the_root_as_often_as_there_are_tokens(cache):
     setup = sharded_setup(
         cache,
+        "listing",
         namespace_avg_backend_fetch_time="3",
         namespace_cache_tokens_per_session="2",
     )
@@ -196,8 +206,8 @@ def test_many_listings_at_once_ask_the_root_as_often_as_there_are_tokens(cache):
     assert len(asked_of_root(setup)) == 2
 
 
-def test_no_tokens_let_every_request_ask_the_root(cache):
-    setup = sharded_setup(cache, namespace_cache_tokens_per_session="0")
+def test_no_tokens_let_every_request_ask_the_root():
+    setup = sharded_setup(LocalCache(), namespace_cache_tokens_per_session="0")
     all_at_once(6, lambda n: setup.ask("PUT", f"/v1/a/c/{n}", b"x"))
     assert len(asked_of_root(setup)) == 6
 
