@@ -162,6 +162,9 @@ class ObjectReconstructor(PartitionDaemon):
     config: ReconstructorConfig
     work = "reconstruction"
     done = "reconstructed"
+    # Other nodes are asked for each object. Each holds AHEAD_BYTES of its fragment, and
+    # as much of its sources' waits in the kernel.
+    objects_ahead = 3
 
     def __init__(
         self,

@@ -127,6 +127,7 @@ class PartitionDaemon(Daemon[Job]):
     """Walks the partitions of the policies that it is in charge of.
 
     work, done: what it does to partitions, and what they are then, in log lines.
+    objects_ahead: how many it prepares while it sends one.
     """
 
     first_pause = Pause.NONE
@@ -134,6 +135,7 @@ class PartitionDaemon(Daemon[Job]):
     config: PartitionConfig
     work: ClassVar[str] = ""
     done: ClassVar[str] = ""
+    objects_ahead: ClassVar[int] = 0
 
     def __init__(
         self,
@@ -175,6 +177,7 @@ class PartitionDaemon(Daemon[Job]):
                 connect_timeout_s=config.conn_timeout_s,
                 answer_timeout_s=config.node_timeout_s,
                 source=self.source(manager),
+                ahead=self.objects_ahead,
             )
             for index, manager in self._managers.items()
         }

@@ -8,7 +8,16 @@ reconstructor sends a rebuilt one. Contract backend-http §11.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import (
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -92,6 +101,7 @@ class SsyncSender:
     """Pushes objects of one policy.
 
     manager: the engine that has them. answer_timeout_s: of each wait for the peer.
+    ahead: how many objects are prepared while one is sent; for sources that wait.
     """
 
     def __init__(
@@ -103,9 +113,11 @@ class SsyncSender:
         connect_timeout_s: float,
         answer_timeout_s: float,
         source: Source = own_copy,
+        ahead: int = 0,
     ) -> None:
         self.manager = manager
         self.source = source
+        self.ahead = ahead
         self.answer_timeout_s = answer_timeout_s
         self._pool = pool
         self._user_agent = user_agent
@@ -275,8 +287,13 @@ class _Conversation:
         """Send what is wanted; the hashes that the peer has taken. Yields."""
         sent = set()
         self._send_line(ssync.UPDATES_START)
-        for want in wants.values():
-            if self._send_object(want):
+        with closing(self._prepared(wants.values())) as prepared:
+            for want, outgoing in prepared:
+                if outgoing is None:
+                    continue
+                with closing(outgoing):
+                    for piece in outgoing.pieces():
+                        self._send(piece)
                 sent.add(want.path_hash)
         self._send_line(ssync.UPDATES_END)
         self._flush()
@@ -285,8 +302,33 @@ class _Conversation:
         self._connection.end_chunks()
         return sent
 
-    def _send_object(self, want: Want) -> bool:
-        """Send one object; False when it is not there any more. Yields."""
+    def _prepared(
+        self, wants: Iterable[Want]
+    ) -> Generator[tuple[Want, _Outgoing | None]]:
+        """What is sent for each want, in their order; None for nothing. Yields.
+
+        While one is sent, some that follow are prepared. Who takes one closes it.
+        """
+        ahead = self._sender.ahead
+        threads: deque[tuple[Want, green.Thread]] = deque()
+        try:
+            for want in wants:
+                if not ahead:
+                    yield want, self._prepare(want)
+                    continue
+                threads.append((want, green.spawn(self._prepare, want)))
+                if len(threads) > ahead:
+                    yield _taken(threads)
+            while threads:
+                yield _taken(threads)
+        finally:
+            for _, thread in threads:
+                thread.kill()
+                if thread.ended and not thread.error and (unsent := thread.wait()):
+                    unsent.close()
+
+    def _prepare(self, want: Want) -> _Outgoing | None:
+        """What is sent for a want; None when it is not there any more. Yields."""
         push, manager = self._push, self._sender.manager
         disk = manager.diskfile_by_hash(push.device, push.partition, want.path_hash)
         try:
@@ -299,47 +341,97 @@ class _Conversation:
         except ObjectDeleted as error:
             name = split_name(error.name)
             if not isinstance(name, ObjectName):
-                return False
+                return None
             headers = Headers.titled([(X_TIMESTAMP, error.timestamp.internal)])
-            self._send(Update("DELETE", name, headers).encode())
-            return True
+            return _Outgoing(delete=Update("DELETE", name, headers))
         except (ObjectMissing, ObjectQuarantined, ObjectCollision, ObjectChanged):
             # It is sent by the next pass, should anything be left to send.
-            return False
-        with opened:
-            object_name = split_name(opened.name)
-            if not isinstance(object_name, ObjectName):
-                return False
-            if want.data and not self._send_data(object_name, opened):
-                return False
-            if want.meta and opened.meta_metadata is not None:
-                headers = _posted(opened, opened.meta_metadata)
-                self._send(Update("POST", object_name, headers).encode())
-        return True
-
-    def _send_data(self, name: ObjectName, opened: OpenObject) -> bool:
-        """Send a PUT; False when the body turns out to be corrupt. Yields."""
+            return None
+        outgoing = _Outgoing(opened)
         try:
-            headers, body = self._sender.source(opened, self._push)
+            if outgoing.prepare(want, self._sender.source, push):
+                return outgoing
+        except BaseException:
+            outgoing.close()
+            raise
+        outgoing.close()
+        return None
+
+
+def _taken(
+    threads: deque[tuple[Want, green.Thread]],
+) -> tuple[Want, _Outgoing | None]:
+    """What the first of some threads has prepared; it leaves them then. Yields."""
+    want, thread = threads[0]
+    outgoing: _Outgoing | None = thread.wait()
+    threads.popleft()
+    return want, outgoing
+
+
+class _Outgoing:
+    """What is sent of one object: a PUT, a POST, or both; or a DELETE."""
+
+    def __init__(
+        self, opened: OpenObject | None = None, delete: Update | None = None
+    ) -> None:
+        """opened: closed by `close`."""
+        self._opened = opened
+        self._head = b"" if delete is None else delete.encode()
+        self._body: Iterator[bytes] | None = None
+        self._path = ""
+        self._left = 0
+        self._first = b""
+        self._post = b""
+
+    def prepare(self, want: Want, source: Source, push: Push) -> bool:
+        """Get what is wanted; False for nothing to send. Yields. Raises PeerError."""
+        opened = self._opened
+        assert opened is not None, "a DELETE is prepared"
+        name = split_name(opened.name)
+        if not isinstance(name, ObjectName):
+            return False
+        try:
+            if want.data:
+                self._prepare_data(name, opened, source, push)
         except (ObjectMissing, ObjectQuarantined):
             return False
+        if want.meta and opened.meta_metadata is not None:
+            headers = _posted(opened, opened.meta_metadata)
+            self._post = Update("POST", name, headers).encode()
+        return True
+
+    def _prepare_data(
+        self, name: ObjectName, opened: OpenObject, source: Source, push: Push
+    ) -> None:
+        headers, self._body = source(opened, push)
         if opened.durable_timestamp != opened.data_timestamp:
             headers[X_BACKEND_NO_COMMIT] = "True"
         update = Update("PUT", name, headers)
-        # No chunk of an empty body ever comes; close() is the source's promise.
-        with closing(body):  # type: ignore[type-var]
-            try:
-                first = next(body, b"") if update.size else b""
-            except ObjectQuarantined:
-                return False
-            left = update.size - len(first)
-            self._send(update.encode(), first)
-            for chunk in body if left else ():
-                left -= len(chunk)
-                self._send(chunk)
-        if left:
-            raise ProtocolError(f"the body of {name.path} is {left} bytes short")
-        return True
+        self._path = name.path
+        self._left = update.size
+        self._head = update.encode()
+        self._first = next(self._body, b"") if update.size else b""
+
+    def pieces(self) -> Iterator[bytes]:
+        """All that is sent. Yields. Raises ProtocolError, PeerError for the body."""
+        yield self._head
+        self._left -= len(self._first)
+        yield self._first
+        if self._left and self._body is not None:
+            for chunk in self._body:
+                self._left -= len(chunk)
+                yield chunk
+        if self._left:
+            raise ProtocolError(f"the body of {self._path} is {self._left} bytes short")
+        yield self._post
+
+    def close(self) -> None:
+        """Let go of the object and the sources of its body."""
+        if self._body is not None:
+            # No chunk of an empty body ever comes; close() is the source's promise.
+            self._body.close()  # type: ignore[attr-defined]
+        if self._opened is not None:
+            self._opened.close()
 
 
 def _posted(opened: OpenObject, meta: Headers) -> Headers:

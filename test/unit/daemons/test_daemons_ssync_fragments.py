@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from swift.core.erasure import ErasureCoding
+from swift.core.errors import ObjectMissing, PeerError
 from swift.core.headers import Headers
 from swift.core.names import ObjectName
 from swift.core.policy import StoragePolicy
@@ -13,7 +14,7 @@ from swift.core.ring.devices import Device
 from swift.core.ring.devices import Node as RingNode
 from swift.core.settings import Reserve
 from swift.core.timestamp import Timestamp
-from swift.daemons.ssync_sender import Push, SsyncSender
+from swift.daemons.ssync_sender import Push, SsyncSender, own_copy
 from swift.runtime import green
 from swift.runtime.logs import NULL_LOG
 from swift.runtime.metrics import NO_METRICS
@@ -28,6 +29,7 @@ NAME = ObjectName("a", "c", "o")
 WHEN = Timestamp.parse(stamp(1))
 INDEX = 3
 BODY = b"a fragment archive, as far as a disk cares"
+LIMIT_S = 60.0
 
 
 class End:
@@ -50,8 +52,8 @@ class End:
         )
         self.node.apps["object"]._managers[1] = self.manager
 
-    def store(self, *, commit, posted=None):
-        disk = self.manager.diskfile(DEVICE, 7, NAME)
+    def store(self, *, commit, posted=None, name=NAME):
+        disk = self.manager.diskfile(DEVICE, 7, name)
         with disk.writer(len(BODY)) as writer:
             writer.write(BODY)
             metadata = Headers(
@@ -66,8 +68,8 @@ class End:
         if posted is not None:
             disk.post(Headers({"X-Object-Meta-A": "1"}), posted)
 
-    def names(self):
-        path_hash = self.node.cluster.salt.hex_of(NAME)
+    def names(self, name=NAME):
+        path_hash = self.node.cluster.salt.hex_of(name)
         folder = self.node.device / "objects-1" / "7" / path_hash[-3:] / path_hash
         return sorted(path.name for path in folder.glob("*"))
 
@@ -80,7 +82,7 @@ def ends(tmp_path):
         end.node.close()
 
 
-def push(sender, receiver, **what):
+def push(sender, receiver, names=(NAME,), source=own_copy, ahead=0, **what):
     port = receiver.node.ports["object"]
     device = Device(0, 1, 1, LOCALHOST, port, LOCALHOST, port, DEVICE, 1.0)
     ssync = SsyncSender(
@@ -89,9 +91,12 @@ def push(sender, receiver, **what):
         user_agent="object-reconstructor 1",
         connect_timeout_s=5,
         answer_timeout_s=5,
+        source=source,
+        ahead=ahead,
     )
+    hashes = [sender.node.cluster.salt.hex_of(name) for name in names]
     found = sender.manager.partitions.objects(
-        DEVICE, 7, sender.node.cluster.salt.hex_of(NAME)[-3:]
+        DEVICE, 7, *(path_hash[-3:] for path_hash in hashes)
     )
     what = {"fragment_index": INDEX, "peer_index": INDEX, **what}
     return ssync.push(Push(RingNode(device, index=0), DEVICE, 7, **what), found)
@@ -130,3 +135,82 @@ def test_fragments_of_another_index_are_not_offered(ends):
     one.store(commit=True)
     assert push(one, two, fragment_index=INDEX + 1) == {}
     assert two.names() == []
+
+
+MANY = [ObjectName("a", "c", f"o{number}") for number in range(9)]
+
+
+class Sources:
+    """Bodies as they lie on the disk; some are broken, missing or never come."""
+
+    def __init__(self, *, broken="", missing="", silent=""):
+        self.broken, self.missing, self.silent = broken, missing, silent
+        self.asked = self.open = self.most = 0
+
+    def __call__(self, opened, push):
+        self.asked += 1
+        green.yield_now()  # as one that asks other nodes
+        if opened.name.endswith(self.missing or "-"):
+            raise ObjectMissing(opened.name)
+        headers, reader = own_copy(opened, push)
+        self.open += 1
+        self.most = max(self.most, self.open)
+        return headers, SourceBody(self, opened.name, reader)
+
+
+class SourceBody:
+    def __init__(self, sources, name, reader):
+        self.sources, self.name, self.reader = sources, name, reader
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.name.endswith(self.sources.broken or "-"):
+            raise PeerError("source", "cut by the test")
+        if self.name.endswith(self.sources.silent or "-"):
+            green.Event().wait()
+        return next(self.reader)
+
+    def close(self):
+        self.sources.open -= 1
+        self.reader.close()
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3, 20])
+def test_objects_that_are_made_ahead_arrive_like_others(ends, ahead):
+    one, two = ends
+    for name in MANY:
+        one.store(commit=True, name=name)
+    sources = Sources(missing="o4")
+    assert len(push(one, two, MANY, sources, ahead)) == len(MANY) - 1
+    assert [name for name in MANY if not two.names(name)] == [MANY[4]]
+    assert sources.open == 0
+    assert 1 <= sources.most <= ahead + 1
+
+
+@pytest.mark.parametrize("broken", [name.obj for name in MANY])
+def test_a_conversation_that_breaks_lets_go_of_what_was_made_ahead(ends, broken):
+    one, two = ends
+    for name in MANY:
+        one.store(commit=True, name=name)
+    sources = Sources(broken=broken)
+    with pytest.raises(PeerError, match="cut by the test"):
+        push(one, two, MANY, sources, 3)
+    assert sources.open == 0
+    assert sources.asked <= len(MANY)
+
+
+def test_who_is_killed_while_sending_lets_go_of_what_was_made_ahead(ends):
+    one, two = ends
+    for name in MANY:
+        one.store(commit=True, name=name)
+    sources = Sources(silent=MANY[0].obj)
+    thread = green.spawn(push, one, two, MANY, sources, 3)
+    latest = green.monotonic() + LIMIT_S
+    while sources.open < 4 and green.monotonic() < latest:
+        green.sleep(0.001)
+    assert sources.open == 4
+    thread.kill()
+    assert thread.ended
+    assert sources.open == 0
