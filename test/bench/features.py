@@ -28,7 +28,8 @@ from urllib.parse import urlsplit
 
 from test.bench.run import Load, call, compiled, cpu_seconds, fill, machine
 from test.support.client import Client
-from test.support.cluster import ROOT, Cluster, free_port, wait_until
+from test.support.cluster import ROOT, Cluster, wait_until
+from test.support.ports import free_port
 
 MINIMAL = "catch_errors gatekeeper cache tempauth proxy-logging proxy-server"
 ROUNDS = 5

@@ -28,7 +28,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from test.support.cluster import ROOT, Cluster, free_port, wait_until
+from test.support.cluster import ROOT, Cluster, wait_until
+from test.support.ports import free_port
 
 TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
 SMALL = 4096
