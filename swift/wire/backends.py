@@ -297,7 +297,11 @@ class Backends:
                         break
                     race.start(node, collector.extra())
                 if not race.running:
-                    return
+                    # All have answered; what they gave may be of several versions.
+                    again = collector.revisit() if collector.undecided else None
+                    if again is None:
+                        return
+                    race.start(again.node, collector.extra())
                 try:
                     answer = race.answers.get(stagger_s)
                 except green.QueueEmpty:
