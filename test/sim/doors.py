@@ -12,7 +12,6 @@ import errno
 import fcntl
 import os
 import shutil
-import socket
 from dataclasses import dataclass, field
 
 from swift.core.errors import LockTimeout, PeerError, PeerTimeout
@@ -20,12 +19,12 @@ from swift.daemons import rsync
 from swift.runtime import green
 from swift.runtime.logs import NULL_LOG
 from swift.storage.fs import FileSystem
-from swift.wire.channel import Channel
 from swift.wire.client import HttpConnection, peer_name
 from swift.wire.heads import HttpLimits
 from swift.wire.protocol import ServerConnection, Serving, base_environ
 from swift.wire.request import Response
 from test.sim.layout import PORTS
+from test.sim.pipes import connected
 
 START = 1_700_000_000.0
 TICK_S = 1e-6
@@ -523,10 +522,10 @@ class SimConnector:
         if fault == "silent":
             green.sleep(timeout_s)
             raise PeerTimeout(peer, f"no connection within {timeout_s}s")
-        ours, theirs = socket.socketpair()
-        served = _Served(node, kind, Channel(theirs), lambda: self._fault(node, kind))
+        ours, theirs = connected()
+        served = _Served(node, kind, theirs, lambda: self._fault(node, kind))
         served.start(source.ip if source is not None else "10.0.0.99")
-        return HttpConnection(Channel(ours), peer)
+        return HttpConnection(ours, peer)
 
     def _fault(self, node, kind):
         """What the next message to a server of a node meets, None for nothing."""

@@ -223,7 +223,8 @@ class SimNode:
             "mount_check": False,
             "bind_ip": self.ip,
             "bind_port": PORTS[server],
-            "recon_cache_path": self.root,
+            # Nobody reads here what daemons leave for recon.
+            "recon_cache_path": f"{self.root}/no-recon",
             "sync_method": "ssync",
             "rsync_module": "{replication_ip}::sim",
             "databases_per_second": 0.0,
