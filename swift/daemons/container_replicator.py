@@ -38,7 +38,7 @@ from swift.runtime import green
 from swift.runtime.daemon import Frame, Scope, Tally
 from swift.storage.db import sync
 from swift.storage.db.connection import db_path
-from swift.storage.db.container import ContainerBroker
+from swift.storage.db.container import ContainerBroker, ContainerStat
 from swift.storage.db.sync_store import SyncStore
 from swift.storage.db.walk import FoundDatabase
 from swift.wire.client import ConnectionPool
@@ -164,19 +164,22 @@ class ContainerReplicator(DatabaseReplicator):
         if visit.label.startswith(f"{QUEUE_ACCOUNT}/"):
             self._queues.setdefault(visit.found.path, visit.found)
             return
-        green.in_thread(self._keep_link, broker)
+        stat = green.in_thread(self._keep_link, broker)
         if len(self.cluster.policies) > 1:
-            self._enqueue_misplaced(visit, broker, pushes)
+            self._enqueue_misplaced(broker, stat, pushes)
 
-    def _keep_link(self, broker: ContainerBroker) -> None:
-        """Mend the link of a synced container, of which a peer may have told. Blocks.
+    def _keep_link(self, broker: ContainerBroker) -> ContainerStat:
+        """The facts, once the link of a synced container is mended. Blocks.
 
-        Of a copy that is removed later the link goes with the sync daemon.
+        A peer may have told that it is synced. Of a copy that is removed later the link
+        goes with the sync daemon.
         """
+        stat = broker.stat()
         try:
-            self._sync_store.update(broker, broker.stat(stale_ok=True))
+            self._sync_store.update(broker, stat)
         except (OSError, DatabaseMissing) as error:
             self.log.error("sync link of %s: %s", broker.path, error)
+        return stat
 
     def may_remove(self, visit: Visit, broker: AnyBroker) -> bool:
         assert isinstance(broker, ContainerBroker), "containers have container brokers"
@@ -187,14 +190,13 @@ class ContainerReplicator(DatabaseReplicator):
     # --- Misplaced rows ---------------------------------------------------------------
 
     def _enqueue_misplaced(
-        self, visit: Visit, broker: ContainerBroker, pushes: Sequence[Push]
+        self, broker: ContainerBroker, stat: ContainerStat, pushes: Sequence[Push]
     ) -> None:
         """Put rows of another policy into the reconciler's queue. Yields.
 
         The point moves only when most replicas have the rows: one of them that lags
         behind would else be asked about rows that nobody else enqueues.
         """
-        stat = green.in_thread(broker.stat)
         last = green.in_thread(broker.max_row)
         point = stat.reconciler_sync_point
         if point >= last:

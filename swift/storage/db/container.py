@@ -289,9 +289,7 @@ class ContainerBroker(Broker[ObjectRow]):
     def is_reclaimable(self, before: str) -> bool:
         """True when the files may go once reported: empty, deleted before that."""
         stat = self.stat()
-        if not self.empty() or not (
-            before > stat.delete_timestamp > stat.put_timestamp
-        ):
+        if not before > stat.delete_timestamp > stat.put_timestamp or not self.empty():
             return False
         return not (
             stat.db_state == SHARDING or (stat.db_state == SHARDED and self.is_root())
