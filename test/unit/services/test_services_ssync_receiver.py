@@ -159,10 +159,12 @@ def test_a_large_body_that_is_refused_is_passed_over(node):
     assert node.ask("object", "GET", "a/c/p")[2] == b"hello"
 
 
-def test_updates_of_one_object_keep_their_order(node):
+@pytest.mark.parametrize("size", [5, 700_000])
+def test_updates_of_one_object_keep_their_order(node, size):
     post = f"POST /a/c/o\r\nX-Object-Meta-A: 2\r\nX-Timestamp: {stamp(2)}\r\n\r\n"
     with Conversation(node) as held:
-        held.say(START + put(1) + post.encode() + b":UPDATES: END\r\n")
+        data = put(1, b"x" * size)
+        held.say(START + data + post.encode() + b":UPDATES: END\r\n")
         held.hear(b":UPDATES: END\r\n")
     assert files(node) == [f"{stamp(1)}.data", f"{stamp(2)}.meta"]
 
