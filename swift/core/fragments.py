@@ -326,10 +326,13 @@ class FragmentCollector:
         """True when the answers so far allow neither the object nor a refusal.
 
         Nodes that were left out because they failed lately may have what is needed,
-        unless so many have said that they have nothing that the rest cannot.
+        unless so many have said that they have nothing that the rest cannot. What was
+        committed and not deleted is somewhere, on handoffs if nowhere else.
         """
         if self.chosen is not None:
             return False
+        if self._latest_durable() > ZERO:
+            return True
         said = self.refusal()
         if said is None or said.status != _MISSING:
             return True

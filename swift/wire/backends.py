@@ -297,11 +297,11 @@ class Backends:
                         break
                     race.start(node, collector.extra())
                 if not race.running:
-                    # All have answered; what they gave may be of several versions.
-                    again = collector.revisit() if collector.undecided else None
-                    if again is None:
+                    # All that were to answer have, and it may not be enough.
+                    node = _node_in_doubt(collector, candidates)
+                    if node is None:
                         return
-                    race.start(again.node, collector.extra())
+                    race.start(node, collector.extra())
                 try:
                     answer = race.answers.get(stagger_s)
                 except green.QueueEmpty:
@@ -345,6 +345,17 @@ class Backends:
 
 _READS = ("GET", "HEAD")
 _SILENCE = Answer(NO_ANSWER)
+
+
+def _node_in_doubt(collector: Collector, candidates: Candidates) -> Node | None:
+    """Who is asked next when the answers so far decide nothing; None: nobody."""
+    if not collector.undecided:
+        return None
+    again = collector.revisit()
+    if again is None:
+        return next(candidates, None)
+    node: Node = again.node
+    return node
 
 
 class _Race:

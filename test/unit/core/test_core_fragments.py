@@ -91,6 +91,12 @@ def test_fragments_without_any_commit_are_missing():
     assert found.refusal().status == 404
 
 
+def test_a_committed_object_is_looked_for_wherever_it_may_be():
+    assert fed([fragment(0), *(missing() for _ in range(5))]).undecided
+    assert not fed([missing() for _ in range(6)]).undecided
+    assert not fed([fragment(0), *(missing(NEW) for _ in range(5))]).undecided
+
+
 def test_one_commit_stands_for_all_of_its_time():
     answers = [fragment(index, durable=False) for index in range(4)]
     assert fed([*answers, fragment(4)]).enough[-1]

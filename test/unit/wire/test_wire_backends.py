@@ -46,6 +46,25 @@ def fragment_of(when, index):
     )
 
 
+def read_newest(nodes, primaries, handoffs=()):
+    """The collector of a read that asks all primaries at once."""
+    limiter = ErrorLimiter(60.0, 10)
+    backends = Backends(
+        ConnectionPool(nodes),
+        limiter=limiter,
+        timings=NodeTimings(300.0),
+        conn_timeout_s=30.0,
+        log=NULL_LOG,
+    )
+    candidates = Candidates(
+        primaries, handoffs, count=6, limiter=limiter, now=green.now
+    )
+    collector = CODING.collector(newest=True, suppress_missing=0, wants_body=True)
+    ask = Ask("GET", 0, PATH, [])
+    backends.read(ask, candidates, collector, timeout_s=30.0, at_once=3)
+    return collector
+
+
 def test_newest_reads_the_committed_fragments_under_failed_ones():
     nodes, cluster = Nodes(), make_cluster()
     primaries = cluster.object_ring(0).primaries(0)
@@ -61,21 +80,22 @@ def test_newest_reads_the_committed_fragments_under_failed_ones():
 
     for index, node in enumerate(primaries):
         nodes.faults[node.ip] = node_with(index)
-    limiter = ErrorLimiter(60.0, 10)
-    backends = Backends(
-        ConnectionPool(nodes),
-        limiter=limiter,
-        timings=NodeTimings(300.0),
-        conn_timeout_s=30.0,
-        log=NULL_LOG,
-    )
-    candidates = Candidates(primaries, (), count=3, limiter=limiter, now=green.now)
-    collector = CODING.collector(newest=True, suppress_missing=0, wants_body=True)
-
-    backends.read(
-        Ask("GET", 0, PATH, []), candidates, collector, timeout_s=30.0, at_once=3
-    )
+    collector = read_newest(nodes, primaries)
 
     assert collector.chosen is not None
     assert collector.chosen.headers["X-Backend-Data-Timestamp"] == OLD.internal
     assert len(collector.sources) == 2
+
+
+def test_newest_goes_on_to_handoffs_for_what_was_committed():
+    nodes, cluster = Nodes(), make_cluster()
+    ring = cluster.object_ring(0)
+    primaries, handoffs = ring.primaries(0), list(ring.handoffs(0))
+    for node in (*primaries[1:], *handoffs[1:]):
+        nodes.faults[node.ip] = lambda _: Response(404)
+    nodes.faults[primaries[0].ip] = lambda _: fragment_of(OLD, 0)
+    nodes.faults[handoffs[0].ip] = lambda _: fragment_of(OLD, 1)
+
+    collector = read_newest(nodes, primaries, handoffs)
+
+    assert sorted(collector.sources) == [0, 1]
