@@ -67,8 +67,7 @@ class Partitions:
         try:
             return self._context.fs.list(path)
         except FileNotFoundError:
-            with suppress(FileExistsError):
-                self._context.fs.make_directory(path)
+            self._make_for_good(path)
             return []
 
     def suffixes(self, device: str, partition: str | int) -> list[str]:
@@ -173,10 +172,25 @@ class Partitions:
             yield
 
     def _make_partition(self, device: str, path: str) -> None:
-        fs = self._context.fs
         for directory in (self._objects_path(device), path):
-            with suppress(FileExistsError):
-                fs.make_directory(directory)
+            self._make_for_good(directory)
+
+    def _make_for_good(self, path: str) -> None:
+        """Make a directory, if there is none, whose name outlives a loss of power.
+
+        A writer syncs the names of what it makes itself, and takes this for old.
+        """
+        fs = self._context.fs
+        try:
+            fs.make_directory(path)
+        except FileExistsError:
+            return
+        parent = fs.open_directory(path.rpartition("/")[0])
+        try:
+            if not fs.orders_names(parent):
+                fs.sync(parent)
+        finally:
+            fs.close(parent)
 
     @contextmanager
     def device_locked(

@@ -76,3 +76,31 @@ def test_a_lock_of_another_process_is_waited_for(store):
     with partitions.locked(DEVICE, PARTITION, 0):
         pass
     assert partitions._turns == {}
+
+
+class UnorderedDisk(FileSystem):
+    """Makes only those names durable that are synced; remembers which directories."""
+
+    def __init__(self):
+        super().__init__()
+        self.synced = []
+
+    def orders_names(self, fd):
+        return False
+
+    def sync(self, fd):
+        self.synced.append(self.status(fd).st_ino)
+        super().sync(fd)
+
+
+def test_a_partition_that_is_made_to_be_locked_outlives_a_loss_of_power(tmp_path):
+    disk = UnorderedDisk()
+    store = Store(tmp_path, disk)
+    path = store.manager.partitions.path(DEVICE, PARTITION)
+    objects = path.rpartition("/")[0]
+
+    with store.manager.partitions.locked(DEVICE, PARTITION, 5, make=True):
+        pass
+
+    device = objects.rpartition("/")[0]
+    assert disk.synced == [disk.status(each).st_ino for each in (device, objects)]
