@@ -270,8 +270,16 @@ class CopyCollector:
 
     @property
     def undecided(self) -> bool:
-        """True when the answers so far allow neither a copy nor a refusal."""
-        return self.chosen is None and self.refusal() is None
+        """True when the answers so far allow neither a copy nor a refusal.
+
+        Who wants the newest has asked primaries only; those that lack an object need
+        not know of a copy that was written to handoffs while they were away.
+        """
+        if self.chosen is not None:
+            return False
+        if self._newest and self._tombstones and not self._deleted_at:
+            return True
+        return self.refusal() is None
 
     def extra(self) -> Sequence[tuple[str, str]]:
         """Every node is asked alike."""

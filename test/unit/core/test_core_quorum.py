@@ -158,6 +158,17 @@ def test_newest_looks_at_every_answer_and_drops_the_others():
     collector.feed(at(404, 10))
     assert collector.chosen is None
     assert collector.dropped == [old, new]
+    assert not collector.undecided
+
+
+def test_newest_is_in_doubt_until_a_copy_or_a_tombstone_is_seen():
+    for answer in (at(200, 5), at(404, 5)):
+        collector = CopyCollector(newest=True)
+        collector.feed(at(404))
+        collector.feed(at(404))
+        assert collector.undecided
+        collector.feed(answer)
+        assert not collector.undecided
 
 
 @pytest.mark.parametrize(

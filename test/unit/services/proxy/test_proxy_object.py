@@ -482,6 +482,15 @@ def test_newest_gives_the_latest_copy_whatever_the_order(setup):
         assert got.body == b"new"
 
 
+def test_newest_looks_on_handoffs_for_what_no_primary_has(setup):
+    put(setup, b"kept")
+    store, away = setup.nodes.store, handoffs(setup)[0]
+    for ip in primaries(setup):
+        store[(away, 6200, "/a/c/o")] = store.pop((ip, 6200, "/a/c/o"))
+    got = setup.ask("GET", OBJECT, headers={"X-Newest": "true"})
+    assert got.body == b"kept"
+
+
 def cut_after(ip, count):
     """A fault: GETs of objects break off after `count` bytes."""
 
