@@ -136,10 +136,11 @@ class Kept:
     synced: it was ever synced. data, attributes: of a file; entries: of a directory.
     """
 
-    __slots__ = ("attributes", "data", "entries", "synced")
+    __slots__ = ("attributes", "data", "entries", "is_directory", "synced")
 
     def __init__(self):
         self.synced = False
+        self.is_directory = False
         self.data = b""
         self.attributes = {}
         self.entries = {}
@@ -327,7 +328,8 @@ class SimDisk(FileSystem):
         facts = os.fstat(fd)
         kept = self._known(facts.st_ino)
         kept.synced = True
-        if os.path.isdir(f"/proc/self/fd/{fd}"):
+        kept.is_directory = os.path.isdir(f"/proc/self/fd/{fd}")
+        if kept.is_directory:
             kept.entries = {
                 entry.name: self._known(entry.inode()) for entry in os.scandir(fd)
             }
@@ -350,7 +352,7 @@ class SimDisk(FileSystem):
                 above = self._known(os.stat(parent).st_ino)
             except FileNotFoundError:
                 return
-            above.synced = True
+            above.synced = above.is_directory = True
             above.entries[name] = self._known(inode)
             path = parent
 
@@ -383,7 +385,7 @@ class SimDisk(FileSystem):
         if entry is None:
             parent.entries.pop(name, None)
             return
-        is_directory = os.path.isdir(place) if live is not None else bool(entry.entries)
+        is_directory = entry.is_directory if live is None else os.path.isdir(place)
         if live is not None and is_directory:
             for child in sorted({*os.listdir(place), *entry.entries}):
                 self._settle(entry, place, child)
@@ -403,6 +405,7 @@ class SimDisk(FileSystem):
                 os.setxattr(place, key, value)
         found = os.stat(place).st_ino
         entry.synced = True
+        entry.is_directory = os.path.isdir(place)
         self._kept[found] = entry
         parent.entries[name] = entry
 
@@ -416,7 +419,7 @@ class SimDisk(FileSystem):
     def forget(self, path):
         """The device was replaced by an empty one."""
         kept = self._known(os.stat(path).st_ino)
-        kept.synced = True
+        kept.synced = kept.is_directory = True
         kept.entries = {}
 
 
