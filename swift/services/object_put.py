@@ -272,7 +272,8 @@ class ObjectPut:
         started = green.monotonic()
         latest = started + self._config.max_upload_time
         group = call.environ.get(env.COMMIT_GROUP)
-        with disk.writer(plan.size, group) as writer:
+        # A proxy that waits to be told to go on still has other nodes to turn to.
+        with disk.writer(plan.size, group, asks_first=plan.two_phase) as writer:
             for _ in body.into(writer):
                 if green.monotonic() > latest:
                     raise ClientTimeout("the upload takes too long")

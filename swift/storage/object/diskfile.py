@@ -187,16 +187,23 @@ class DiskFile:
     # --- writing ------------------------------------------------------------------
 
     def writer(
-        self, size: int | None, group: CommitGroup | None = None
+        self,
+        size: int | None,
+        group: CommitGroup | None = None,
+        *,
+        asks_first: bool = False,
     ) -> ObjectWriter:
         """A context manager that takes the body of a new object.
 
         size: bytes that will come, None when unknown. group: of commits that go to the
-        disk together, None for a commit of its own. Leaving the block without
-        `commit` leaves nothing on the disk. Entering raises DiskFull,
+        disk together, None for a commit of its own. asks_first: whether there is room
+        is found out before the first byte comes, as for large bodies. Leaving the block
+        without `commit` leaves nothing on the disk. Entering raises DiskFull,
         DeviceUnavailable; it yields.
         """
-        return ObjectWriter(self._context, self._place, size, group)
+        return ObjectWriter(
+            self._context, self._place, size, group, asks_first=asks_first
+        )
 
     def make_durable(self, timestamp: Timestamp, fragment_index: int) -> None:
         """Commit a fragment that was stored without; durable on return. Yields.

@@ -67,9 +67,16 @@ class ObjectWriter:
         place: Place,
         size: int | None,
         group: CommitGroup | None = None,
+        *,
+        asks_first: bool = False,
     ) -> None:
-        """group: with whom the commit is finished; None for nobody."""
+        """group: with whom the commit is finished; None for nobody.
+
+        asks_first: find out whether there is room before the first byte comes, however
+        small the body; that of a large one is always asked for.
+        """
         self.size = 0
+        self._asks_first = asks_first or (size is not None and size > BATCH_SIZE)
         self._group = group
         self._context = context
         self._place = place
@@ -95,8 +102,8 @@ class ObjectWriter:
         self._given_up = False
 
     def __enter__(self) -> ObjectWriter:
-        # Room for a large body is asked for before its sender is told to go on.
-        if self._expected is not None and self._expected > BATCH_SIZE:
+        # Now, that is before the sender of the body is told to go on.
+        if self._asks_first:
             try:
                 self._in_thread(self._begin)
             except BaseException:

@@ -412,6 +412,8 @@ def test_the_reserve_is_kept(tmp_path):
     disk.space_left = (11, 1000)
     with pytest.raises(DiskFull):
         store.put(b"x", at(3))
+    with pytest.raises(DiskFull), store.file().writer(4, asks_first=True):
+        pytest.fail("the sender was told to go on")
     with pytest.raises(DiskFull), store.file().writer(LARGE):
         pytest.fail("the body was asked for")
     disk.space_left = (12, 1000)
