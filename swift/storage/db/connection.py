@@ -405,12 +405,13 @@ class Databases:
         self.forget(source)
         directory = os.path.dirname(target)
         try:
-            _make_directories(directory)
+            made = _make_directories(directory)
             _sync(source)
             if not replace and os.path.exists(target):
                 raise DatabaseExists(f"{target} exists")
             os.rename(source, target)
-            _sync(directory)
+            for changed in (directory, *made):
+                _sync(changed)
         except OSError as error:
             self._raise_os(source, error)
         self.forget(target)

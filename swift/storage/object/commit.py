@@ -110,7 +110,6 @@ class Commit:
         self._directory_fd = -1
         self._is_new = False
         self._is_named = False
-        self._parents: list[str] = []
         self._temporary: Temporary | None = None
         self._is_direct: bool | None = None  # None: not tried yet
         self._names: Sequence[str] | None = None
@@ -227,7 +226,7 @@ class Commit:
     def sync_names(self) -> None:
         """Return when the file's name is on the disk, with all that lead to it."""
         self._fs.sync(self.directory_fd)
-        self._sync_parents()
+        self._sync_parents(self._directory)
 
     def settle(self, part: FilePart) -> None:
         """See to the other partition of a changing part power, and tidy up."""
@@ -349,13 +348,9 @@ class Commit:
                 self._make_directories(parent)
                 self._fs.make_directory(path)
         except FileExistsError:
-            # Another writer was quicker. The parent is synced here too, for its commit
-            # may not have come as far.
-            pass
+            pass  # another writer was quicker
         else:
             self._is_new = self._is_new or path == self._directory
-        if parent not in self._parents:
-            self._parents.append(parent)
 
     def _attach(self, stored: Sequence[tuple[str, bytes]]) -> None:
         try:
@@ -372,10 +367,15 @@ class Commit:
                     raise RecordTooLarge(self._place.device, size) from error
             raise
 
-    def _sync_parents(self) -> None:
-        if self._parents and not self._fs.orders_names(self._fd):
-            for parent in self._parents:
-                self._fs.sync_directory(parent)
+    def _sync_parents(self, directory: str) -> None:
+        # Those that were there before, too: who made them may be at work still, or have
+        # given up, and then nobody has synced the names that lead to this file.
+        if self._fs.orders_names(self._fd):
+            return
+        device = self._place.device_path
+        while directory != device:
+            directory = directory.rpartition("/")[0]
+            self._fs.sync_directory(directory)
 
     def _check_space(self, size: int) -> None:
         """Refuse what would leave no more than the reserve."""
@@ -450,7 +450,6 @@ class Commit:
     def _link_into(self, directory: str, partition: int, file_name: str) -> None:
         fs, place = self._fs, self._place
         source = f"{self._directory}/{file_name}"
-        self._parents = []
         if not fs.is_directory(directory):
             self._make_directories(directory)
         hashes.invalidate(
@@ -463,4 +462,4 @@ class Commit:
             if there.st_ino != fs.status(source).st_ino:
                 raise
         fs.sync_directory(directory)
-        self._sync_parents()
+        self._sync_parents(directory)

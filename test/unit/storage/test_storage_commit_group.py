@@ -65,10 +65,11 @@ def test_nothing_is_named_before_all_is_synced_and_noted(tmp_path):
     steps = [step for step in disk.steps if step in ("write", "sync", "link_unnamed")]
     links = [at for at, step in enumerate(steps) if step == "link_unnamed"]
     before, after = steps[: links[0]], steps[links[-1] + 1 :]
-    # Four bodies and one entry of the log; four files; four directories.
+    # Four bodies and one entry of the log; four files; four directories, and the four
+    # that lead to each.
     assert before.count("write") == 5
     assert before.count("sync") == 4
-    assert after.count("sync") == 4
+    assert after.count("sync") == 4 + 4 * 4
     assert bodies(store) == ALL
 
 

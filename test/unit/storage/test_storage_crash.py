@@ -153,9 +153,20 @@ def test_a_small_put_is_synced_before_it_is_named_and_noted_before(tmp_path):
         "write",
         "set_time",
         "link_unnamed",
-        "sync",
+        *["sync"] * 5,  # the object's directory and those that lead to it
         "unlink",
     ]
+
+
+def test_names_made_by_who_gave_up_are_synced_by_who_stores(tmp_path):
+    store = Store(tmp_path)
+    store.device.mkdir(exist_ok=True)
+    disk = ForgetfulDisk(tmp_path)
+    store = Store(tmp_path, disk)
+    with store.file().writer(LARGE):  # makes the directories
+        put_small(store)
+    survivor = Store(disk.lose_power(tmp_path / "restarted"))
+    assert state_of(survivor) == (b"new body", None)
 
 
 def test_new_directories_are_synced_in_their_parents(tmp_path):
