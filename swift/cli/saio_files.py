@@ -71,6 +71,13 @@ EXTRA_OPTIONS = {
     ),
 }
 """Section → further options; `{index}` is the node's number from 0."""
+PATIENCE_S = 5
+WAIT_FOR_LISTINGS = f"""\
+# A container server of this machine that is silent is slow, not away: waiting for it
+# keeps listings complete, where giving up leaves the entry to the updater.
+container_update_timeout = {PATIENCE_S}
+node_timeout = {PATIENCE_S}
+"""
 
 
 class SaioError(SwiftError):
@@ -309,7 +316,7 @@ pipeline = healthcheck recon {kind}-server
 [app:{kind}-server]
 use = egg:swift#{kind}
 log_name = {kind}-{node}
-
+{WAIT_FOR_LISTINGS if kind == "object" else ""}
 [filter:healthcheck]
 use = egg:swift#healthcheck
 
@@ -363,6 +370,8 @@ proxy-logging proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
+# As the object servers do: a server of this machine that is silent is slow, not away.
+post_quorum_timeout = {PATIENCE_S}
 
 [filter:tempauth]
 use = egg:swift#tempauth
