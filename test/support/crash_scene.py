@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -339,7 +340,8 @@ def black_out(cluster: Cluster) -> None:
     parent.kill()
     parent.wait(10)
     for pid in processes_of(cluster):
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # gone with its parent
+            os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not processes_of(cluster), 10, "the end of all processes")
 
 
