@@ -50,7 +50,7 @@ from swift.runtime.sync_realms import SyncRealms, realm_fault
 from swift.storage.db.container import ContainerBroker, ContainerStat
 from swift.storage.db.sync_store import SyncStore
 from swift.storage.db.walk import FoundDatabase
-from swift.wire.channel import Channel
+from swift.wire.channel import Channel, tls_dialer
 from swift.wire.client import (
     ConnectionPool,
     Connector,
@@ -66,7 +66,6 @@ from swift.wire.internal_client import (
     UnexpectedAnswer,
     load_internal_client,
 )
-from swift.wire.memcache import tls_dialer
 
 ANSWER_S = 60.0
 """How long the other cluster may be silent."""
@@ -140,9 +139,7 @@ class TlsConnector:
 
     def connect(self, ip: str, port: int, timeout_s: float) -> HttpConnection:
         """A new connection. Yields. Raises PeerError, PeerTimeout."""
-        channel = self._dial(ip, port, timeout_s)
-        assert isinstance(channel, Channel), "TLS is spoken over channels"
-        return HttpConnection(channel, peer_name(ip, port))
+        return HttpConnection(self._dial(ip, port, timeout_s), peer_name(ip, port))
 
     def _open(self, host: str, port: int, timeout_s: float) -> Channel:
         if self._tunnel is None:

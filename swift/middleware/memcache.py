@@ -28,17 +28,13 @@ from swift.core.settings import (
     seconds,
 )
 from swift.runtime.config import ServerConfig, read_sections
+from swift.wire.channel import tls_dialer
 from swift.wire.client import open_channel
 from swift.wire.environ import CACHE, INFO_FETCHER, Environ
 from swift.wire.filter import Filter, PipelineContext
-from swift.wire.memcache import (
-    Dialer,
-    LocalCache,
-    MemcacheClient,
-    MemcacheOptions,
-    split_server,
-    tls_dialer,
-)
+from swift.wire.local_cache import LocalCache
+from swift.wire.memcache import MemcacheClient
+from swift.wire.memcache_server import Dialer, MemcacheOptions, split_server
 from swift.wire.request import StartResponse, WsgiApp
 
 DEFAULT_SERVER = "127.0.0.1:11211"

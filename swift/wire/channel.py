@@ -15,9 +15,11 @@ import socket
 import ssl
 import sys
 import termios
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from swift.core.errors import PeerError
 from swift.runtime import green
 
 RECV_BYTES = 65536
@@ -314,3 +316,28 @@ class TlsChannel(Channel):
     def pending(self) -> bool:
         """As Channel.pending, as far as it can be known."""
         return self.sock.pending() > 0
+
+
+def tls_dialer(
+    dial: Callable[[str, int, float], Channel], context: ssl.SSLContext
+) -> Callable[[str, int, float], TlsChannel]:
+    """A dialer that speaks TLS over what `dial` connects.
+
+    Dialers take host, port and a timeout in seconds, yield, and raise PeerError.
+    """
+
+    def dial_tls(host: str, port: int, timeout_s: float) -> TlsChannel:
+        plain = dial(host, port, timeout_s)
+        plain.watch.close()
+        try:
+            channel = TlsChannel(
+                context.wrap_socket(
+                    plain.sock, server_hostname=host, do_handshake_on_connect=False
+                )
+            )
+            channel.handshake(timeout_s)
+        except OSError as error:
+            raise PeerError(f"{host}:{port}", f"TLS: {error}") from error
+        return channel
+
+    return dial_tls

@@ -46,7 +46,7 @@ class Counter(Protocol):
 
 
 class Cache(Protocol):
-    """What stands in environ[CACHE]; wire.memcache has both kinds.
+    """What stands in environ[CACHE]: of wire.memcache or wire.local_cache.
 
     keeps_objects: values are kept as they are, so that no record needs to be made.
     keeps_facts: whoever changes an account or container reaches this cache.

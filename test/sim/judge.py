@@ -13,7 +13,7 @@ import hashlib
 import os
 from dataclasses import dataclass, field
 
-from swift.wire.memcache import LocalCache
+from swift.wire.local_cache import LocalCache
 from test.sim.disks import (
     is_data,
     is_fragment,

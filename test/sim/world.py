@@ -47,7 +47,7 @@ from swift.wire.client import ConnectionPool
 from swift.wire.environ import blank
 from swift.wire.filter import PipelineContext, Process
 from swift.wire.internal_client import InternalClient
-from swift.wire.memcache import LocalCache
+from swift.wire.local_cache import LocalCache
 from swift.wire.request import call
 from test.sim import databases
 from test.sim.doors import (

@@ -11,7 +11,8 @@ import pytest
 from swift.core.errors import PeerError
 from swift.runtime import green
 from swift.wire.client import open_channel
-from swift.wire.memcache import MemcacheClient, MemcacheOptions
+from swift.wire.memcache import MemcacheClient
+from swift.wire.memcache_server import MemcacheOptions
 from test.support.ports import free_port
 
 LIMIT_S = 60.0

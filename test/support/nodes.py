@@ -45,7 +45,7 @@ from swift.wire.channel import Channel
 from swift.wire.client import ConnectionPool, HttpConnection, peer_name
 from swift.wire.environ import blank, headers_of
 from swift.wire.filter import PipelineContext, Process
-from swift.wire.memcache import LocalCache
+from swift.wire.local_cache import LocalCache
 from swift.wire.protocol import ServerConnection, Serving, base_environ
 from swift.wire.request import Response, call
 

@@ -29,7 +29,7 @@ DISABLED = "disabled"
 
 
 class CountingCache(Cache, Protocol):
-    """What both caches of wire.memcache can do beside the methods of a Cache."""
+    """What wire.memcache and wire.local_cache can do beside the methods of a Cache."""
 
     def incr(self, key: str, delta: int = 1, ttl_s: float = 0) -> int:
         """Add to a counter, made when missing. Raises CacheUnavailable."""

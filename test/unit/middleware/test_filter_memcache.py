@@ -12,7 +12,8 @@ from swift.core.errors import ConfigError
 from swift.middleware import memcache
 from swift.wire import environ as env
 from swift.wire.infocache import InfoFetcher
-from swift.wire.memcache import LocalCache, MemcacheClient
+from swift.wire.local_cache import LocalCache
+from swift.wire.memcache import MemcacheClient
 
 
 def cache_of(bench: Bench):

@@ -17,7 +17,7 @@ from swift.middleware.tempauth_users import prefixes
 from swift.runtime import green
 from swift.wire import environ as env
 from swift.wire.infocache import InfoFetcher
-from swift.wire.memcache import LocalCache
+from swift.wire.local_cache import LocalCache
 from swift.wire.request import Response
 
 USERS = {

@@ -9,7 +9,7 @@ from filter_pipeline import Bench, found
 from swift.core.errors import ConfigError
 from swift.middleware.cname_lookup import nameservers
 from swift.wire import environ as env
-from swift.wire.memcache import LocalCache
+from swift.wire.local_cache import LocalCache
 
 
 class Hosts(Bench):

@@ -11,7 +11,7 @@ from swift.core.errors import ConfigError, Unavailable
 from swift.middleware.ratelimit import Rates
 from swift.runtime import green
 from swift.wire import environ as env
-from swift.wire.memcache import LocalCache
+from swift.wire.local_cache import LocalCache
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from swift.wire.infocache import (
     container_key,
     remember_container,
 )
-from swift.wire.memcache import LocalCache
+from swift.wire.local_cache import LocalCache
 from swift.wire.request import Response
 
 ACCOUNT = AccountName("AUTH_é")

@@ -10,15 +10,14 @@ import pytest
 from swift.core.errors import PeerTimeout
 from swift.runtime import green
 from swift.wire.client import open_channel
+from swift.wire.local_cache import LocalCache
 from swift.wire.memcache import (
     CacheUnavailable,
-    LocalCache,
     MemcacheClient,
-    MemcacheOptions,
     ServerRing,
     hashed,
-    split_server,
 )
+from swift.wire.memcache_server import MemcacheOptions, split_server
 from test.support.memcached import Memcached, client_of
 from test.support.ports import free_port
 

@@ -11,7 +11,7 @@ from swift.core import headers as h
 from swift.runtime import green
 from swift.runtime.metrics import Metrics
 from swift.services.proxy.cooperation import Turn, session_key
-from swift.wire.memcache import LocalCache
+from swift.wire.local_cache import LocalCache
 from test.support.memcached import Memcached, client_of
 from test.support.nodes import Setup
 
