@@ -29,7 +29,14 @@ from swift.core.headers import (
     X_OBJECT_SYSMETA_EC_SCHEME,
     Headers,
 )
-from swift.core.quorum import Answer, best, is_good, quorum_size
+from swift.core.quorum import (
+    Answer,
+    as_missing,
+    best,
+    is_good,
+    is_without_object,
+    quorum_size,
+)
 from swift.core.timestamp import ZERO, Timestamp, TimestampError
 
 _MISSING = 404
@@ -126,7 +133,10 @@ class FragmentCollector:
 
     def feed(self, answer: Answer) -> bool:
         """Take one more answer; True when no further node need be asked."""
-        if is_good(answer.status):
+        if is_without_object(answer):
+            self._unfit.append(answer)
+            self._feed_missing(as_missing(answer))
+        elif is_good(answer.status):
             self._feed_good(answer)
         elif answer.status == _MISSING:
             self._feed_missing(answer)

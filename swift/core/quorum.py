@@ -222,6 +222,9 @@ class CopyCollector:
         `chosen` is then the answer to give. Good answers that lost their place are in
         `dropped`; their owner must close what they hold.
         """
+        if self._tombstones and is_without_object(answer):
+            self.dropped.append(answer)
+            return self._feed_missing(as_missing(answer))
         if is_good(answer.status):
             return self._feed_good(answer)
         if answer.status == 404:
@@ -303,3 +306,16 @@ def is_good(status: int) -> bool:
     same.
     """
     return 200 <= status < 400 or status in (412, 416)
+
+
+def is_without_object(answer: Answer) -> bool:
+    """True for a 412 of a node that lacks the object, as `If-Match: *` has it.
+
+    It says no more than a 404: another node may well have the object.
+    """
+    return answer.status == 412 and X_BACKEND_DATA_TIMESTAMP not in answer.headers
+
+
+def as_missing(answer: Answer) -> Answer:
+    """The 404 that a node without the object would have given unconditionally."""
+    return Answer(404, answer.headers, b"", answer.is_handoff)

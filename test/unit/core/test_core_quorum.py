@@ -141,6 +141,28 @@ def test_a_copy_older_than_a_tombstone_is_dropped():
     assert collector.feed(fresh)
 
 
+@pytest.mark.parametrize("newest", [False, True])
+def test_what_a_node_without_the_object_says_of_a_condition_decides_nothing(newest):
+    refused = at(412)
+    found = at(200, 1)
+    collector = CopyCollector(newest=newest)
+    assert not collector.feed(refused)
+    assert collector.feed(found) is not newest
+    assert collector.chosen is found
+    assert collector.dropped == [refused]
+
+
+def test_a_condition_that_no_node_has_the_object_for_is_a_404():
+    collector = CopyCollector()
+    for answer in (at(412), at(412, 2), at(412)):
+        assert not collector.feed(answer)
+    refusal = collector.refusal()
+    assert refusal is not None
+    assert refusal.status == 404
+    databases = CopyCollector(tombstones=False)
+    assert databases.feed(at(412))
+
+
 def test_databases_have_no_tombstones():
     collector = CopyCollector(tombstones=False)
     collector.feed(at(404, 6))
