@@ -263,12 +263,44 @@ def test_ranges_are_cut_out_of_the_object(setup, wanted, spans, lost):
     ]
 
 
+@pytest.mark.parametrize(
+    "wanted", ["bytes=9999999-,5-6", "bytes=9999999-,70000-70001,-3"]
+)
+def test_a_first_range_beyond_the_object_hides_nothing_of_it(setup, wanted):
+    put(setup)
+    kind = get(setup, Range=wanted).headers[h.CONTENT_TYPE]
+    assert kind == "x/y" or kind.startswith("multipart/byteranges")
+    assert b"text/html" not in get(setup, Range=wanted).body
+    lose(setup, (0, 1, 2))
+    assert get(setup, Range=wanted).status == 503
+
+
 @pytest.mark.parametrize("wanted", ["bytes=9999999-", "bytes=-0", "bytes=196609000-"])
 def test_ranges_beyond_the_object_cannot_be_satisfied(setup, wanted):
     put(setup)
     answer = get(setup, Range=wanted)
     assert answer.status == 416
     assert answer.headers[h.CONTENT_RANGE] == f"bytes */{len(BIG)}"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status"),
+    [
+        ("bytes=-0", 416),
+        ("bytes=0-", 416),
+        ("bytes=-5", 200),
+        ("bytes=1-2,-5", 200),
+        ("bytes=-0,-5", 200),
+    ],
+)
+def test_ranges_of_an_empty_object(setup, wanted, status):
+    put(setup, b"")
+    answer = get(setup, Range=wanted)
+    assert answer.status == status
+    if status == 200:
+        assert (answer.headers[h.CONTENT_TYPE], answer.body) == ("x/y", b"")
+    else:
+        assert answer.headers[h.CONTENT_RANGE] == "bytes */0"
 
 
 def test_an_etag_that_does_not_fit_leaves_nothing_behind(setup):
@@ -365,6 +397,31 @@ def test_the_listing_hears_of_an_object_though_a_node_dies(setup):
     assert len({seen.ip for seen in told}) >= 3
     assert {seen.headers["X-Etag"] for seen in told} == {md5(BIG).hexdigest()}
     assert {seen.headers["X-Size"] for seen in told} == {str(len(BIG))}
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_any_version_is_required_of_an_object_that_is_missing(setup, method):
+    condition = {"If-Match": "*"}
+    for _ in range(12):  # more often than a node may fail
+        assert setup.ask(method, OBJECT, headers=condition).status == 412
+    assert put(setup).status == 201
+    assert setup.ask(method, OBJECT, headers=condition).status == 200
+    # No node was blamed, so none was left out.
+    for ip in setup.primaries():
+        assert len(setup.nodes.files()[ip]) == 1
+    setup.ask("DELETE", OBJECT)
+    assert setup.ask(method, OBJECT, headers=condition).status == 412
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_node_without_a_fragment_refuses_no_condition(setup, method):
+    put(setup)
+    for ip in setup.primaries()[:2]:
+        for path in setup.nodes.paths(ip):
+            path.unlink()
+    for _ in range(6):
+        answer = setup.ask(method, OBJECT, headers={"If-Match": "*"})
+        assert answer.status == 200
 
 
 @pytest.fixture

@@ -127,6 +127,20 @@ class SegmentReader:
         self._candidates = chain(self._seen, self._candidates)
         self._fill()
 
+    def find_type(self, first: int) -> str | None:
+        """The content type of the object, from the sources of segment `first`. Yields.
+
+        None when there are too few of them; then all are let go.
+        """
+        try:
+            self.seek(first, first)
+        except PeerError:
+            self.close()
+            return None
+        source = next(iter(self._sources.values()))
+        found: str = source.response.headers.get(h.CONTENT_TYPE, "")
+        return found
+
     def read(self) -> bytes:
         """The next segment. Yields. Raises PeerError when it cannot be had."""
         number = self.position
@@ -221,10 +235,9 @@ class SegmentReader:
         """Take a fragment from a node, if it has one that is not here yet. Yields."""
         described = self._described
         span = self._decoder.segment_range(self.position, self.last, described.size)
-        headers = [
-            *self._ask.headers,
-            (h.RANGE, f"bytes={span.start}-{span.stop - 1}"),
-        ]
+        headers = [*self._ask.headers]
+        if span.size:
+            headers.append((h.RANGE, f"bytes={span.start}-{span.stop - 1}"))
         ask = Ask("GET", self._ask.partition, self._ask.path, headers)
         extra = [preferences_header([(described.timestamp, list(self._sources))])]
         answer = self._backends.try_ask(node, ask, self._timeout_s, extra)
