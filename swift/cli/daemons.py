@@ -178,7 +178,7 @@ def daemon_main(program: Program, argv: Sequence[str] | None) -> int:
         return 1
     if not getattr(daemon.config, "daemonize", True):
         scope = replace(scope, once=True)
-    return _run(daemon, scope, values, log, verbose=verbose)
+    return _run(daemon, scope, values, conf.source, log, verbose=verbose)
 
 
 def make_daemon(
@@ -201,21 +201,22 @@ def _run(
     daemon: Daemon[Any],
     scope: Scope,
     values: Mapping[str, str],
+    source: str,
     log: Logger,
     *,
     verbose: bool,
 ) -> int:
-    common = bind(DaemonConfig, values, source="-", section=daemon.section)
+    common = bind(DaemonConfig, values, source=source, section=daemon.section)
     green.show_hub_errors(common.eventlet_debug)
     notifier = Notifier()
     try:
         set_priority(
             log,
-            nice=int(common.nice_priority) if common.nice_priority else None,
+            nice=common.nice_priority,
             io_class=common.ionice_class,
-            io_priority=int(common.ionice_priority) if common.ionice_priority else None,
+            io_priority=common.ionice_priority,
         )
-        drop_privileges(common.user)
+        drop_privileges(common.user, source=source)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1

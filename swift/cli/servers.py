@@ -217,7 +217,7 @@ def load_setup(
         process,
         cluster,
         config,
-        server_options(config, cluster, values, per_port),
+        server_options(config, cluster, values, per_port, source=conf.source),
         threads,
         DevicePorts(cluster, config, log) if per_port else None,
     )
@@ -228,8 +228,13 @@ def server_options(
     cluster: Cluster,
     values: Mapping[str, str],
     per_port: int = 0,
+    *,
+    source: str = "-",
 ) -> ServerOptions:
-    """What wire/server needs, out of the server's options and the cluster's limits."""
+    """What wire/server needs, out of the server's options and the cluster's limits.
+
+    source: the file that they are from.
+    """
     workers = config.workers
     if per_port:
         workers = per_port
@@ -239,6 +244,7 @@ def server_options(
     if keepalive_timeout_s is None:
         keepalive_timeout_s = config.client_timeout_s
     return ServerOptions(
+        source=source,
         bind_ip=config.bind_ip,
         bind_port=config.bind_port or 0,
         bind_timeout_s=config.bind_timeout_s,
@@ -392,7 +398,7 @@ def _serve(command: Command, setup: Setup, app: WsgiApp) -> int:
         io_class=config.ionice_class,
         io_priority=config.ionice_priority,
     )
-    drop_privileges(config.user)
+    drop_privileges(config.user, source=setup.process.source)
     bridge_stdlib(log)
     capture_streams(log, keep_console=command.verbose)
     log.notice(

@@ -33,6 +33,11 @@ DEFAULT_SWIFT_DIR = "/etc/swift"
 _REFERENCE = re.compile(r"%\(([^)]+)\)s")
 _DEPTH_MAX = 10
 
+IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
+"""Words of ionice_class, and the kernel's numbers for them."""
+
+_IO_PRIORITY_MAX = 7
+
 
 @dataclass(frozen=True)
 class ConfFile:
@@ -185,6 +190,22 @@ def worker_count(text: str) -> int | None:
     return None if text.strip().lower() == "auto" else natural(text)
 
 
+def io_class(text: str) -> str:
+    """A scheduling class for disk requests, or blank."""
+    value = text.strip()
+    if value and value not in IO_CLASSES:
+        raise ValueError(f"is not one of {', '.join(IO_CLASSES)}")
+    return value
+
+
+def io_priority(text: str) -> int:
+    """A priority within the scheduling class."""
+    value = int(text.strip())
+    if not 0 <= value <= _IO_PRIORITY_MAX:
+        raise ValueError(f"must be 0-{_IO_PRIORITY_MAX}")
+    return value
+
+
 def optional(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     """A parser that reads blank text as None."""
 
@@ -241,9 +262,9 @@ class ServerConfig:
     nice_priority: int | None = option(
         None, parse=optional(int), doc="Niceness of the process, -20 to 19."
     )
-    ionice_class: str = option("", doc="IOPRIO_CLASS_RT, _BE or _IDLE.")
+    ionice_class: str = option("", parse=io_class, doc="IOPRIO_CLASS_RT, _BE or _IDLE.")
     ionice_priority: int | None = option(
-        None, parse=optional(int), doc="Priority within the class, 0 to 7."
+        None, parse=optional(io_priority), doc="Priority within the class, 0 to 7."
     )
     stale_worker_timeout_s: float = option(
         86400.0,

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 from swift.core.settings import Reserve, boolean, option, reserve, seconds
 from swift.runtime import green
 from swift.runtime.cluster import Cluster
-from swift.runtime.config import ConfFile
+from swift.runtime.config import ConfFile, io_class, io_priority, optional, port
 from swift.runtime.logs import Logger
 from swift.runtime.metrics import Metrics
 
@@ -69,11 +69,15 @@ class DaemonConfig:
     )
     disable_fallocate: bool = option(False, parse=boolean, doc="Do not preallocate.")
     bind_ip: str = option("0.0.0.0", doc="Address of this node's server.")  # noqa: S104
-    bind_port: int = option(0, doc="Port of this node's server.")
+    bind_port: int = option(0, parse=port, doc="Port of this node's server.")
     ring_ip: str = option("", doc="Our address in the rings, if not bind_ip.")
-    nice_priority: str = option("", doc="Niceness of the process, -20 to 19.")
-    ionice_class: str = option("", doc="IOPRIO_CLASS_RT, _BE or _IDLE.")
-    ionice_priority: str = option("", doc="Priority within the class, 0 to 7.")
+    nice_priority: int | None = option(
+        None, parse=optional(int), doc="Niceness of the process, -20 to 19."
+    )
+    ionice_class: str = option("", parse=io_class, doc="IOPRIO_CLASS_RT, _BE or _IDLE.")
+    ionice_priority: int | None = option(
+        None, parse=optional(io_priority), doc="Priority within the class, 0 to 7."
+    )
 
 
 class Pause(Enum):

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
 
+from swift.core.errors import ConfigError
 from swift.core.settings import bind, boolean, csv, natural, option
 from swift.runtime import green
 from swift.runtime.config import load_plugin, port
@@ -409,7 +410,12 @@ def get_logger(
     if console:
         sinks.append(ConsoleSink(name))
     if config.log_custom_handlers:
-        sinks.append(_custom_sink(config, conf, name, console))
+        try:
+            sinks.append(_custom_sink(config, conf, name, console))
+        except LookupError as error:
+            raise ConfigError(
+                source, section, "log_custom_handlers", str(error)
+            ) from error
     return Logger(
         name,
         sinks,

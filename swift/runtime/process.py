@@ -23,6 +23,7 @@ from typing import Any
 import netifaces
 
 from swift.core.errors import ConfigError
+from swift.runtime.config import IO_CLASSES
 from swift.runtime.logs import Logger
 
 READY = b"READY=1"
@@ -38,7 +39,6 @@ KEPT_BYTES = 64 * 1024 * 1024
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _WILDCARDS = ("", "0.0.0.0", "::", "0::0", "::0", "0::")  # noqa: S104 (compared with)
-_IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "i686": 289, "ppc64le": 273, "s390x": 282}
 
 
@@ -56,17 +56,17 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
-def drop_privileges(user: str) -> None:
+def drop_privileges(user: str, *, source: str = "-") -> None:
     """Become `user` if root started us, and stand on our own feet.
 
-    New session, working directory `/`, umask 022. Raises ConfigError for a user that
-    does not exist.
+    New session, working directory `/`, umask 022. Raises ConfigError, which names
+    `source` as the file, for a user that does not exist.
     """
     if os.geteuid() == 0:
         try:
             entry = pwd.getpwnam(user)
         except KeyError as error:
-            raise ConfigError("-", "DEFAULT", "user", f"no user {user!r}") from error
+            raise ConfigError(source, "DEFAULT", "user", f"no user {user!r}") from error
         if entry.pw_uid != 0:
             os.setgroups(os.getgrouplist(user, entry.pw_gid))
             os.setgid(entry.pw_gid)
@@ -122,7 +122,7 @@ def set_priority(
 ) -> None:
     """Apply nice_priority, ionice_class and ionice_priority; failing is only logged.
 
-    Raises ConfigError for a class that does not exist.
+    io_class: a word of IO_CLASSES, or blank.
     """
     if nice is not None:
         try:
@@ -131,15 +131,14 @@ def set_priority(
             log.warning("nice_priority %d was refused: %s", nice, error)
     if not io_class and io_priority is None:
         return
-    if io_class and io_class not in _IO_CLASSES:
-        reason = f"{io_class!r} is not one of {', '.join(_IO_CLASSES)}"
-        raise ConfigError("-", "DEFAULT", "ionice_class", reason)
     number = _IOPRIO_SET.get(platform.machine())
     if number is None:
         log.warning("ionice is not known on %s", platform.machine())
         return
     # ioprio_set(2) has no wrapper in the C library. 1 = IOPRIO_WHO_PROCESS.
-    value = _IO_CLASSES.get(io_class, 2) << 13 | (io_priority or 0)
+    value = IO_CLASSES.get(io_class, IO_CLASSES["IOPRIO_CLASS_BE"]) << 13 | (
+        io_priority or 0
+    )
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syscall(number, 1, 0, value) != 0:
         log.warning("ionice was refused: %s", os.strerror(ctypes.get_errno()))

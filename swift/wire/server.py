@@ -39,8 +39,12 @@ _ACCEPT_PAUSE_S = 0.1  # when descriptors have run out
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """Sockets and processes of one server; times in seconds."""
+    """Sockets and processes of one server; times in seconds.
 
+    source: the file that says so, for messages.
+    """
+
+    source: str = "-"
     bind_ip: str = "0.0.0.0"  # noqa: S104 (the documented default)
     bind_port: int = 0
     bind_timeout_s: float = 30.0
@@ -86,9 +90,12 @@ def listen(
         except OSError as error:
             sock.close()
             if error.errno != errno.EADDRINUSE or green.monotonic() + 0.2 > deadline:
-                raise ConfigError(
-                    "-", "DEFAULT", "bind_port", f"{ip}:{number}: {error.strerror}"
-                ) from error
+                is_no_address = isinstance(error, socket.gaierror) or (
+                    error.errno == errno.EADDRNOTAVAIL
+                )
+                option = "bind_ip" if is_no_address else "bind_port"
+                reason = f"{ip}:{number}: {error.strerror}"
+                raise ConfigError(options.source, "DEFAULT", option, reason) from error
             select.select([], [], [], 0.2)
             continue
         sock.setblocking(False)
@@ -114,7 +121,7 @@ def tls_context(options: ServerOptions) -> ssl.SSLContext | None:
     try:
         context.load_cert_chain(options.cert_file, options.key_file or None)
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError("-", "DEFAULT", "cert_file", str(error)) from error
+        raise ConfigError(options.source, "DEFAULT", "cert_file", str(error)) from error
     return context
 
 
