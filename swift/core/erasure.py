@@ -296,11 +296,13 @@ class ErasureCoding:
         The last bytes of an object may begin anywhere in a segment, and an archive's
         last fragment is shorter than the others, so a suffix is rounded up by one
         segment more; what comes before a fragment's start is then to be thrown away.
+        The last no bytes are none of an archive either.
         """
         size, each = self.segment_size, self.fragment_size
         if wanted.first is None:
-            last = wanted.last or 0
-            return RangeSpec(None, (-(-last // size) + 1) * each)
+            if not wanted.last:
+                return wanted
+            return RangeSpec(None, (-(-wanted.last // size) + 1) * each)
         stop = None if wanted.last is None else (wanted.last // size + 1) * each - 1
         return RangeSpec(wanted.first // size * each, stop)
 
