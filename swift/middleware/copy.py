@@ -39,6 +39,7 @@ MANIFEST_PARAM = "multipart-manifest"
 
 _ACCEPT = key_of(h.ACCEPT)
 _COPY_FROM = key_of(h.X_COPY_FROM)
+_WANTED_METHOD = key_of(h.ACCESS_CONTROL_REQUEST_METHOD)
 _COPY_FROM_ACCOUNT = key_of(h.X_COPY_FROM_ACCOUNT)
 _DESTINATION = key_of(h.DESTINATION)
 _DESTINATION_ACCOUNT = key_of(h.DESTINATION_ACCOUNT)
@@ -197,13 +198,18 @@ class Copy(Filter):
         return parts[1], Place(parts[2], parts[3], parts[4])
 
     def _options(self, environ: Environ) -> Response:
-        """The answer of the app, with COPY among the methods. Yields."""
+        """The answer of the app, with COPY among the methods. Yields.
+
+        The app knows no COPY: a page that asks whether it may copy is answered as one
+        that asks for PUT, the other way to copy.
+        """
+        if environ.get(_WANTED_METHOD) == "COPY":
+            environ = {**environ, _WANTED_METHOD: "PUT"}
         response = call(self.app, environ)
-        if response.is_success:
-            for name in (h.ALLOW, h.ACCESS_CONTROL_ALLOW_METHODS):
-                methods = response.headers.get(name)
-                if methods is not None and "COPY" not in methods:
-                    response.headers[name] = f"{methods}, COPY"
+        for name in (h.ALLOW, h.ACCESS_CONTROL_ALLOW_METHODS):
+            methods = response.headers.get(name)
+            if methods is not None and "COPY" not in methods:
+                response.headers[name] = f"{methods}, COPY"
         return response
 
     def _copy(

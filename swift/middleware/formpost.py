@@ -61,6 +61,10 @@ class BadForm(InvalidInput):
     """A form that breaks a rule: 400, with what it says."""
 
 
+class FormEnds(BadForm):
+    """The body is over before its closing boundary."""
+
+
 class BadSigner(InvalidInput):
     """A form that nobody has signed, or whose time is over: 401."""
 
@@ -118,14 +122,15 @@ class FormBody:
     def next_event(self) -> Event | None:
         """The next event, None behind the last part. Yields.
 
-        Raises BadForm when the body is no form, ClientDisconnect when it breaks off.
+        Raises BadForm when the body is no form, FormEnds when all of it has come and it
+        is no whole one, ClientDisconnect when it does not come.
         """
         while self._at == len(self._events):
             if self._parser.finished:
                 return None
             chunk = self._read(READ_BYTES)
             if not chunk:
-                raise ClientDisconnect("the form breaks off")
+                raise FormEnds("no closing boundary")
             try:
                 self._events, self._at = self._parser.feed(chunk), 0
             except FormatError as error:
@@ -164,7 +169,11 @@ class FileReader(UploadInput):
         Raises BodyTooLarge beyond the size that the form allows.
         """
         if not self._held and not self._ended:
-            event = self._body.next_event()
+            try:
+                event = self._body.next_event()
+            except FormEnds as error:
+                # What has come is no whole file: the app must not store it.
+                raise ClientDisconnect("the form breaks off") from error
             if isinstance(event, bytes):
                 self._held = event
                 self._left -= len(event)

@@ -267,6 +267,18 @@ def test_options_of_an_object_tell_of_copy():
     assert bench.ask("OPTIONS", "/v1/a/c").headers["Allow"] == "GET, PUT"
 
 
+def test_a_page_that_may_put_may_copy():
+    bench = Copies()
+    bench.end.answers["*"] = lambda environ: Response(
+        200 if environ["HTTP_ACCESS_CONTROL_REQUEST_METHOD"] == "PUT" else 401,
+        {"Allow": "GET, PUT"},
+    )
+    wanted = {"Origin": "http://a", "Access-Control-Request-Method": "COPY"}
+    granted = bench.ask("OPTIONS", "/v1/a/c/o", wanted)
+    assert (granted.status, granted.headers["Allow"]) == (200, "GET, PUT, COPY")
+    assert bench.ask("OPTIONS", "/v1/a/c", wanted).status == 401
+
+
 def test_a_copy_of_a_container_is_the_proxys_to_refuse():
     bench = Copies()
     bench.ask("COPY", "/v1/a/c", {"Destination": "c/o"})

@@ -203,6 +203,12 @@ def test_a_form_that_breaks_off_stores_no_whole_file(cut):
     assert bench.end.bodies == []
 
 
+@pytest.mark.parametrize("body", [b"", b"--other\r\n\r\n\r\n--other--\r\n", b"\r\n"])
+def test_a_form_without_its_boundary_is_a_bad_one(body):
+    got = Forms().post(body)
+    assert (got.status, got.body) == (400, b"FormPost: no closing boundary")
+
+
 def test_a_body_that_breaks_off_inside_a_file_is_told_to_the_app():
     bench = Forms()
     whole = form_body(fields(), (b"0123456789" * 20, "n"))
