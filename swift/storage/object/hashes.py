@@ -10,8 +10,9 @@ power may take hashes.pkl, which is made anew then, and lines of the log, which 
 leave a digest stale. So the log's modification time says how long it is: one second
 since 1970 for a byte. File systems that keep a log of names write times to that log in
 order, so the time is durable when the name of the object is; a log that is shorter than
-its time has lost lines, and all of its partition is hashed again. A time of any other
-year was left by a system that does not know of this.
+its time has lost lines, and all of its partition is hashed again; it stays so when
+lines are added to it. A time of any other year was left by a system that does not know
+of this.
 
 Both files are changed under the partition's lock only. Everything here blocks.
 
@@ -47,6 +48,7 @@ LOCK_FILE = ".lock"
 LOCK_TIMEOUT_S = 10.0
 _SIZE_MAX = 16 * 1024 * 1024
 """Bytes that either file may have; as a time, a day of July 1970."""
+_LINE_BYTES = SUFFIX_LENGTH + 1
 _RETRIES_MAX = 100
 """Recalculations that may lose against others before one counts all the same."""
 
@@ -60,11 +62,22 @@ SuffixHashes = dict[str, SuffixHash]
 
 def invalidate(fs: FileSystem, partition_path: str, *suffixes: str) -> None:
     """Note that suffixes are about to change. Raises LockTimeout, OSError."""
+    lines = "".join(f"{name}\n" for name in suffixes).encode("ascii")
     with fs.locked(f"{partition_path}/{LOCK_FILE}", LOCK_TIMEOUT_S):
         fd = fs.open_append(f"{partition_path}/{INVALID_FILE}")
         try:
-            fs.write(fd, ["".join(f"{name}\n" for name in suffixes).encode("ascii")])
-            fs.set_time(fd, fs.size(fd))
+            before = fs.status(fd)
+            try:
+                fs.write(fd, [lines])
+            except OSError:
+                # Half a line would spoil the one that comes next.
+                with suppress(OSError):
+                    fs.truncate(fd, before.st_size)
+                    fs.set_time(fd, before.st_mtime)
+                raise
+            # Who is shorter than he was stays so until he is read.
+            length = max(before.st_size, _noted_length(before.st_mtime))
+            fs.set_time(fd, length + len(lines))
         finally:
             fs.close(fd)
 
@@ -309,6 +322,7 @@ def _read_log(fs: FileSystem, partition_path: str) -> _Log:
     is_whole = (
         _noted_length(facts.st_mtime) <= facts.st_size <= _SIZE_MAX
         and b"\0" not in data
+        and not len(data) % _LINE_BYTES
     )
     return _Log(data, is_whole)
 

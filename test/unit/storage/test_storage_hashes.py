@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 from hashlib import md5
@@ -13,6 +14,8 @@ from object_store import Store, at
 
 from swift.core.headers import Headers
 from swift.core.names import ObjectName
+from swift.storage.fs import FileSystem
+from swift.storage.object.hashes import invalidate
 
 
 @pytest.fixture
@@ -162,6 +165,59 @@ def test_a_log_that_lost_lines_has_its_partition_hashed_again(store, left):
     assert hashes_of(store) != first
     assert hashes_of(store) == hashes_of(store, *first)
     assert log.stat().st_mtime == log.stat().st_size == 0
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        pytest.param(b"", id="nothing was written back"),
+        pytest.param(b"ab", id="half a line was written back"),
+    ],
+)
+def test_a_log_that_lost_lines_has_still_lost_them_when_more_are_written(store, left):
+    store.put(b"x", at(1))
+    first = hashes_of(store)
+    store.put(b"y", at(2))
+    log = store.partition() / "hashes.invalid"
+    told_s = log.stat().st_mtime
+    log.write_bytes(left)
+    os.utime(log, (told_s, told_s))
+
+    store.manager.invalidate("sda1", "7", "abc")
+
+    assert hashes_of(store) != first
+    assert log.stat().st_mtime == log.stat().st_size == 0
+
+
+def test_half_a_line_without_a_time_spoils_no_other(store):
+    store.put(b"x", at(1))
+    first = hashes_of(store)
+    (store.partition() / "hashes.invalid").write_bytes(b"ab")
+
+    store.put(b"y", at(2))
+
+    assert hashes_of(store) != first
+
+
+class NearlyFullDisk(FileSystem):
+    """Takes half of what is written, and says that it has no more room."""
+
+    def write(self, fd, chunks):
+        data = b"".join(chunks)
+        super().write(fd, [data[: len(data) // 2]])
+        raise OSError(errno.ENOSPC, "no room")
+
+
+def test_a_line_for_which_there_is_no_room_leaves_nothing_in_the_log(store):
+    store.put(b"x", at(1))
+    log = store.partition() / "hashes.invalid"
+    before = log.read_bytes()
+
+    with pytest.raises(OSError, match="no room"):
+        invalidate(NearlyFullDisk(), str(store.partition()), "abc")
+
+    assert log.read_bytes() == before
+    assert log.stat().st_mtime == log.stat().st_size
 
 
 def test_a_log_of_another_system_is_taken_for_what_it_holds(store):
