@@ -232,14 +232,18 @@ class StoragePolicies:
         cls, sections: Mapping[str, Mapping[str, str]], source: str
     ) -> StoragePolicies:
         """Read the sections of swift.conf; without any, policy 0 is `Policy-0`."""
-        policies = []
+        policies: list[StoragePolicy] = []
         for section, values in sections.items():
             if not section.startswith("storage-policy:"):
                 continue
             match = _SECTION.match(section)
             if match is None:
                 raise ConfigError(source, section, "-", "index is no number")
-            policies.append(_read_policy(int(match[1]), values, source, section))
+            index = int(match[1])
+            if any(policy.index == index for policy in policies):
+                # One would hide the other, and with it how its data is stored.
+                raise ConfigError(source, section, "-", f"another policy is {index}")
+            policies.append(_read_policy(index, values, source, section))
         if not policies:
             policies = [StoragePolicy(0, (LEGACY_NAME,), Replication())]
         if not any(policy.index == 0 for policy in policies):

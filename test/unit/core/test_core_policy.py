@@ -15,6 +15,15 @@ def read(**sections):
     return StoragePolicies.from_sections(named, "swift.conf")
 
 
+EC = {
+    "name": "deep",
+    "policy_type": "erasure_coding",
+    "ec_type": "isa_l_rs_vand",
+    "ec_num_data_fragments": "4",
+    "ec_num_parity_fragments": "2",
+}
+
+
 def test_without_sections_there_is_policy_0():
     policies = read()
     assert [policy.name for policy in policies] == ["Policy-0"]
@@ -58,20 +67,15 @@ def test_directories_and_rings_carry_the_index_but_for_policy_0():
             id="name of policy 0",
         ),
         pytest.param({"px": {"name": "x"}}, id="index is no number"),
+        pytest.param(
+            {"p0": {"name": "a", "default": "yes"}, "p1": EC, "p01": {"name": "b"}},
+            id="two of one index",
+        ),
     ],
 )
 def test_policies_that_make_no_sense_are_refused_by_name(sections):
     with pytest.raises(ConfigError, match=r"swift\.conf \[storage-policy"):
         read(**sections)
-
-
-EC = {
-    "name": "deep",
-    "policy_type": "erasure_coding",
-    "ec_type": "isa_l_rs_vand",
-    "ec_num_data_fragments": "4",
-    "ec_num_parity_fragments": "2",
-}
 
 
 def test_erasure_coding_stands_beside_replication():
