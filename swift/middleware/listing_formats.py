@@ -11,7 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from swift.core.errors import FormatError, InvalidInput
-from swift.core.headers import CONTENT_LENGTH, CONTENT_TYPE, VARY, true
+from swift.core.headers import (
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    VARY,
+    X_ACCOUNT_CONTAINER_COUNT,
+    X_CONTAINER_OBJECT_COUNT,
+    true,
+)
 from swift.core.listing import (
     JSON,
     PLAIN,
@@ -86,7 +93,7 @@ class ListingFormats(Filter):
         finally:
             # Whoever logs the request shall see what the client asked.
             environ[QUERY_STRING] = query
-        if response.status not in (200, 204):
+        if response.status not in (200, 204) or not _is_listing(response):
             return response
         headers = response.headers
         if environ[REQUEST_METHOD] == "HEAD":
@@ -154,6 +161,12 @@ def _listed(parts: list[str]) -> AccountName | ContainerName:
     if len(parts) > 3 and parts[3]:
         return ContainerName(account, text_of_wsgi(parts[3]))
     return AccountName(account)
+
+
+def _is_listing(response: Response) -> bool:
+    """False for what a filter sends in a listing's place, as staticweb does a page."""
+    headers = response.headers
+    return X_CONTAINER_OBJECT_COUNT in headers or X_ACCOUNT_CONTAINER_COUNT in headers
 
 
 def _asking_json(query: str) -> str:

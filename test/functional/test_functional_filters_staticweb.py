@@ -40,6 +40,21 @@ def test_visitors_see_pages_and_programs_the_api(client, site):
     assert shown.body == b"page index.html"
 
 
+def test_pages_of_any_type_stand_at_the_root(client, site):
+    visitor = client.anonymous()
+    page = b'{"is": "no listing"}'
+    kind = {"Content-Type": "application/json"}
+    assert client.put(f"{site}/index.json", page, kind).status == 201
+    index = {"X-Container-Meta-Web-Index": "index.json"}
+    assert client.post(site, index).status == 204
+    for query in ("", "?format=xml"):
+        got = visitor.get(f"{site}/{query}")
+        assert (got.status, got.body) == (200, page)
+        assert got.headers["content-type"] == "application/json"
+    told = visitor.head(f"{site}/")
+    assert (told.status, told.headers["content-type"]) == (200, "application/json")
+
+
 def test_listings_are_shown_to_whom_may_list(client, site):
     visitor = client.anonymous()
     assert client.post(site, {"X-Container-Meta-Web-Listings": "true"}).status == 204

@@ -117,12 +117,24 @@ def test_an_empty_listing(query, status, body):
 
 
 def test_a_head_tells_the_type_only():
-    answer = Response(204, Headers(Content_Length="0", X_Timestamp="1"), b"")
+    told = Headers(Content_Length="0", X_Container_Object_Count="1")
+    answer = Response(204, told, b"")
     response = bench_with(answer).ask("HEAD", "/v1/a/c", {"Accept": "application/xml"})
     assert response.status == 204
     assert response.headers["Content-Type"] == "application/xml; charset=utf-8"
     assert response.headers["Content-Length"] == "0"
     assert response.headers["Vary"] == "Accept"
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("kind", ["application/json", "text/html"])
+def test_a_page_in_the_place_of_a_listing_is_left_alone(method, kind):
+    page = found(b'{"page": 1}' if method == "GET" else b"", Content_Type=kind)
+    response = bench_with(page).ask(method, "/v1/a/c/", {"Accept": "text/html, */*"})
+    assert response.status == 200
+    assert response.headers["Content-Type"] == kind
+    assert "Vary" not in response.headers
+    assert response.body == (b'{"page": 1}' if method == "GET" else b"")
 
 
 @pytest.mark.parametrize(
