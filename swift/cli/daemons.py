@@ -172,6 +172,7 @@ def daemon_main(program: Program, argv: Sequence[str] | None) -> int:
             section=name,
         )
         daemon = make_daemon(kind, values, conf, log)
+        daemon.check(scope)
     except SwiftError as error:
         print(error, file=sys.stderr)
         log.critical("cannot start: %s", error)

@@ -170,13 +170,20 @@ class ObjectExpirer(Daemon[Task]):
         """Time between progress lines."""
         return self.config.report_interval_s
 
+    def check(self, scope: Scope) -> None:
+        """There is such a part of the queue as the command line says."""
+        self._share_in(scope)
+
     def begin(self, scope: Scope) -> None:
         """See which part of the queue is ours. Raises InvalidInput."""
         self._expired = 0
+        self._share = self._share_in(scope)
+
+    def _share_in(self, scope: Scope) -> Share:
         processes = int(scope.extra.get("processes", self.config.processes))
         process = int(scope.extra.get("process", self.config.process))
         try:
-            self._share = Share(processes, process)
+            return Share(processes, process)
         except ValueError as error:
             reason = f"process {process} of {processes} expirers: {error}"
             raise InvalidInput(reason) from error

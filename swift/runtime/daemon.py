@@ -164,6 +164,11 @@ class Daemon(Generic[J]):
         """True when the workers must be dealt anew (the rings or devices changed)."""
         return False
 
+    def check(self, scope: Scope) -> None:
+        """Called once, before anything runs. Raises SwiftError for a scope that cannot
+        be: the daemon does not start then.
+        """
+
     def begin(self, scope: Scope) -> None:
         """Called before the jobs of a pass."""
 

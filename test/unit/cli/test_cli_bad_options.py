@@ -44,9 +44,10 @@ def start_server(folder: Path, kind: str, *words: str, **values: str) -> int:
     return code
 
 
-def start_daemon(folder: Path, section: str, **values: str) -> int:
+def start_daemon(folder: Path, section: str, *words: str, **values: str) -> int:
     path = write_conf(folder, f"[{section}]", values)
-    return daemons.daemon_main(daemons.PROGRAMS[section], [str(path), "once"])
+    program = daemons.PROGRAMS[section]
+    return daemons.daemon_main(program, [str(path), "once", *words])
 
 
 @pytest.mark.parametrize(("option", "value"), BAD)
@@ -113,3 +114,16 @@ def test_the_file_of_a_port_that_is_taken_is_named(
 
     said = "".join(capsys.readouterr())
     assert f"{tmp_path}/program.conf [DEFAULT] bind_port: 127.0.0.1:{port}: " in said
+
+
+def test_an_expirer_with_a_number_that_there_is_not_does_not_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--processes", "2", "--process", "2")
+
+    assert start_daemon(tmp_path, "object-expirer", *words) == 1
+
+    said = capsys.readouterr().err
+    assert said.splitlines() == [
+        "process 2 of 2 expirers: process must be less than processes"
+    ]
