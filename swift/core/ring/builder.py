@@ -22,6 +22,7 @@ from typing import Any
 
 from swift.core import pickles
 from swift.core.errors import Conflict, FormatError, InvalidInput
+from swift.core.ring import table
 from swift.core.ring.devices import (
     BadDevice,
     Device,
@@ -29,6 +30,7 @@ from swift.core.ring.devices import (
     checked_name,
     checked_port,
 )
+from swift.core.ring.moves import MoveHistory
 from swift.core.ring.placement import Rng, dispersion_report, rebalance
 from swift.core.ring.plan import Plan, make_plan, quotas
 from swift.core.ring.ring import (
@@ -37,17 +39,13 @@ from swift.core.ring.ring import (
     Row,
     dev_id_bytes_for,
     row_lengths,
-    row_type,
     unassigned_marker,
 )
 
 BALANCE_OF_WEIGHTLESS = 999.99
 """Balance of a device that should hold nothing and does."""
-MOVES_MAX = 255
-"""Hours since a move are counted up to here."""
 DEVICE_ID_MAX = 0xFFFFFFFE
 _PICKLE_PROTOCOL = 2
-_HOUR_S = 3600
 
 
 class RingError(InvalidInput):
@@ -98,9 +96,7 @@ class RingBuilder:
         self.dispersion_graph: dict[Tier, list[int]] = {}
         self.id: str | None = None
         self._part_counts: dict[int, int] = {}
-        self._last_moves: array[int] | None = None
-        self._last_moves_epoch = 0
-        self._last_moves_as_list = False
+        self._moves = MoveHistory()
         self._gather_start = 0
 
     @staticmethod
@@ -138,7 +134,7 @@ class RingBuilder:
     @property
     def last_moves(self) -> Sequence[int]:
         """Hours since each partition moved, relative to the last rebalance's clock."""
-        return self._last_moves or array("B", bytes(self.parts))
+        return self._moves.hours or array("B", bytes(self.parts))
 
     def total_weight(self) -> float:
         """The weights of all devices."""
@@ -317,13 +313,11 @@ class RingBuilder:
 
     def pretend_min_part_hours_passed(self) -> None:
         """Let every partition move again."""
-        self._last_moves = array("B", bytes([MOVES_MAX])) * self.parts
-        self._last_moves_epoch = 0
+        self._moves.forget(self.parts)
 
     def min_part_seconds_left(self, now: float) -> int:
         """Seconds until the next hour mark at which partitions may move; 0 when now."""
-        elapsed = int(now) - self._last_moves_epoch
-        return max(0, self.min_part_hours * _HOUR_S - elapsed)
+        return self._moves.seconds_left(self.min_part_hours, now)
 
     def rebalance(self, *, now: float, rng: Rng) -> RebalanceResult:
         """Assign every replica, moving as little as the rules allow.
@@ -342,12 +336,10 @@ class RingBuilder:
             )
         plan = self.plan()
         first = self.rows is None
-        self._update_clock(int(now), first=first)
-        marker = unassigned_marker(self.dev_id_bytes)
+        last_moves = self._moves.count(int(now), self.parts, first=first)
         before = self.rows or []
-        rows = self._resized_rows(before, marker)
-        last_moves = self._last_moves
-        assert last_moves is not None, "the clock update has made the counters"
+        lengths = row_lengths(self.part_power, self.replicas)
+        rows = table.resized(before, lengths, self.dev_id_bytes)
         movable = bytes(hours >= self.min_part_hours for hours in last_moves)
         self._gather_start = rng.randrange(self.parts)
         moved = rebalance(
@@ -355,7 +347,7 @@ class RingBuilder:
             self.devices,
             self.removed,
             plan,
-            marker=marker,
+            marker=unassigned_marker(self.dev_id_bytes),
             movable=movable,
             gather_start=self._gather_start,
             rng=rng,
@@ -369,7 +361,7 @@ class RingBuilder:
         self.version += 1
         self.update_dispersion()
         return RebalanceResult(
-            moved=_entries_changed(before, rows),
+            moved=table.entries_changed(before, rows),
             balance=self.balance(),
             removed=removed,
         )
@@ -382,34 +374,6 @@ class RingBuilder:
         self.dispersion_graph = report.graph
         self.dispersion = report.percent
         return report.percent
-
-    def _update_clock(self, now: int, *, first: bool) -> None:
-        """Add the whole hours since the last count to every partition's counter."""
-        if first or self._last_moves is None or len(self._last_moves) != self.parts:
-            self._last_moves = (
-                array("B", bytes([0 if first else MOVES_MAX])) * self.parts
-            )
-            self._last_moves_epoch = now
-            return
-        hours = (now - self._last_moves_epoch) // _HOUR_S
-        if hours <= 0:
-            return
-        later = bytes(min(MOVES_MAX, old + hours) for old in range(MOVES_MAX + 1))
-        self._last_moves = array("B", self._last_moves.tobytes().translate(later))
-        self._last_moves_epoch = now
-
-    def _resized_rows(self, rows: Sequence[Row], marker: int) -> list[Row]:
-        """Copies of the rows, as long as the replica count wants them."""
-        resized = []
-        for number, length in enumerate(row_lengths(self.part_power, self.replicas)):
-            code = row_type(self.dev_id_bytes)
-            row = array(code)
-            if number < len(rows):
-                row = _converted(rows[number][:length], code, marker)
-            if len(row) < length:
-                row.extend(array(code, [marker]) * (length - len(row)))
-            resized.append(row)
-        return resized
 
     def _drop_removed(self) -> int:
         count = len(self.removed)
@@ -466,25 +430,10 @@ class RingBuilder:
         """Double every partition in place: p becomes 2p and 2p + 1."""
         if self.next_part_power != self.part_power + 1:
             raise PartPowerConflict("the partition power change is not prepared")
-        doubled = []
-        for row in self._table():
-            wide = array(row.typecode, bytes(2 * len(row) * row.itemsize))
-            wide[0::2] = row
-            wide[1::2] = row
-            doubled.append(wide)
-        self.rows = doubled
-        if self._last_moves is not None:
-            moves = array("B", bytes(2 * len(self._last_moves)))
-            moves[0::2] = self._last_moves
-            moves[1::2] = self._last_moves
-            self._last_moves = moves
-            self._last_moves_as_list = True
+        self.rows = table.doubled(self._table())
         self._part_counts = {d: 2 * count for d, count in self._part_counts.items()}
         self.part_power = self.next_part_power
-        # Moving partitions while old links are still being cleaned up would cost a
-        # second copy, so the waiting time starts again.
-        self._update_clock(int(now), first=False)
-        self._last_moves_epoch = int(now)
+        self._moves.double(int(now), self.parts)
         self.version += 1
 
     def cancel_increase_partition_power(self) -> None:
@@ -527,7 +476,7 @@ class RingBuilder:
         builder.next_part_power = ring.next_part_power
         builder.version = ring.version
         builder.devices = list(ring.devices)
-        builder.rows = builder._loaded_rows(ring.rows)
+        builder.rows = table.loaded(ring.rows, builder.parts, builder.dev_id_bytes)
         builder._recount()
         return builder
 
@@ -572,13 +521,12 @@ class RingBuilder:
         }
         rows = state.get("_replica2part2dev")
         if rows is not None:
-            builder.rows = builder._loaded_rows(rows)
+            builder.rows = table.loaded(rows, builder.parts, builder.dev_id_bytes)
         builder._recount()
-        moves = state.get("_last_part_moves")
-        if moves is not None:
-            builder._last_moves = array("B", bytes(moves))
-            builder._last_moves_as_list = isinstance(moves, list)
-        builder._last_moves_epoch = int(state.get("_last_part_moves_epoch") or 0)
+        builder._moves = MoveHistory(
+            state.get("_last_part_moves"),
+            epoch=int(state.get("_last_part_moves_epoch") or 0),
+        )
         builder._gather_start = int(state.get("_last_part_gather_start") or 0)
         builder.dispersion = state.get("dispersion")
         builder.dispersion_graph = {
@@ -587,27 +535,9 @@ class RingBuilder:
         }
         return builder
 
-    def _loaded_rows(self, rows: Sequence[Sequence[int]]) -> list[Row]:
-        code = row_type(self.dev_id_bytes)
-        marker = unassigned_marker(self.dev_id_bytes)
-        loaded = []
-        for row in rows:
-            given = array("I", row)
-            if len(given) > self.parts:
-                raise FormatError("builder", f"row of {len(given)} partitions")
-            # A row of 4-byte entries may come from a time with higher device ids.
-            width = row.itemsize if isinstance(row, array) else 4
-            if width == 2:
-                given = array("H", given)
-            loaded.append(_converted(given, code, marker))
-        return loaded
-
     def dump(self) -> bytes:
         """The builder file: a pickle of protocol 2, read by every version."""
         entries = self.entries()
-        moves: array[int] | list[int] | None = self._last_moves
-        if moves is not None and self._last_moves_as_list:
-            moves = list(moves)
         state = {
             "part_power": self.part_power,
             "next_part_power": self.next_part_power,
@@ -620,8 +550,8 @@ class RingBuilder:
             "version": self.version,
             "overload": self.overload,
             "_replica2part2dev": self.rows,
-            "_last_part_moves_epoch": self._last_moves_epoch,
-            "_last_part_moves": moves,
+            "_last_part_moves_epoch": self._moves.epoch,
+            "_last_part_moves": self._moves.stored(),
             "_last_part_gather_start": self._gather_start,
             "_dispersion_graph": self.dispersion_graph,
             "dispersion": self.dispersion,
@@ -668,23 +598,3 @@ _BUILDER_KEYS = frozenset(("parts", "parts_wanted"))
 
 def _place(device: Device) -> tuple[str, int, str]:
     return device.ip, device.port, device.name
-
-
-def _converted(row: Row, code: str, marker: int) -> Row:
-    """The row with another width, the unassigned marker translated."""
-    old_marker = 0xFFFF if row.itemsize == 2 else 0xFFFFFFFF
-    if row.typecode == code:
-        return array(code, row)
-    if old_marker not in row:
-        return array(code, row)
-    return array(code, [marker if d == old_marker else d for d in row])
-
-
-def _entries_changed(before: Sequence[Row], after: Sequence[Row]) -> int:
-    """Entries of the new table that differ from, or are not in, the old one."""
-    changed = 0
-    for number, row in enumerate(after):
-        old = before[number] if number < len(before) else array(row.typecode)
-        changed += len(row) - min(len(row), len(old))
-        changed += sum(map(int.__ne__, row, old))
-    return changed
