@@ -25,6 +25,7 @@ from ctypes import CFUNCTYPE, POINTER, Structure, c_char_p, c_int, c_int64, c_vo
 from functools import cache
 
 PAGE_BYTES = 4096
+FULL = 13
 IOERR_FSYNC = 1034
 _JOURNAL = "-journal"
 _DIRECTORIES = ("accounts", "containers")
@@ -32,6 +33,7 @@ _DIRECTORIES = ("accounts", "containers")
 _Open = CFUNCTYPE(c_int, c_void_p, c_void_p, c_void_p, c_int, c_void_p)
 _Delete = CFUNCTYPE(c_int, c_void_p, c_void_p, c_int)
 _Sync = CFUNCTYPE(c_int, c_void_p, c_int)
+_Write = CFUNCTYPE(c_int, c_void_p, c_void_p, c_int, c_int64)
 _Randomness = CFUNCTYPE(c_int, c_void_p, c_int, c_void_p)
 _Time = CFUNCTYPE(c_int, c_void_p, POINTER(c_int64))
 _EPOCH_MS = 210_866_760_000_000
@@ -65,7 +67,9 @@ class _Methods(Structure):
 
     _fields_ = (
         ("version", c_int),
-        ("before", c_void_p * 4),
+        ("before", c_void_p * 2),
+        ("write", _Write),
+        ("truncate", c_void_p),
         ("sync", _Sync),
         ("after", c_void_p * 13),
     )
@@ -86,6 +90,8 @@ class _Shim:
         self._paths = {}
         self._ours = {}
         self._real_sync = {}
+        self._real_write = {}
+        self._is_tight = False
         self._vfs = _Vfs.from_buffer_copy(self._below.contents)
         self._vfs.name = b"simulated"
         self._open_callback = _Open(self._open)
@@ -93,6 +99,7 @@ class _Shim:
         self._vfs.randomness = _Randomness(self._randomness)
         self._vfs.current_time_ms = _Time(self._time)
         self._sync_callback = _Sync(self._sync)
+        self._write_callback = _Write(self._write)
         # SQLite keeps the address for as long as the process lives, as we do.
         library.sqlite3_vfs_register(ctypes.byref(self._vfs), 1)
 
@@ -100,6 +107,7 @@ class _Shim:
         """Tell another of what happens from now on."""
         self.target = target
         self.watch(target is not None)
+        self.tighten(False)
         # SQLite asks for random bytes but once, and makes more of them itself.
         self._library.sqlite3_randomness(0, None)
 
@@ -108,6 +116,13 @@ class _Shim:
         below = self._below.contents
         self._vfs.open = self._open_callback if on else below.open
         self._vfs.delete = self._delete_callback if on else below.delete
+
+    def tighten(self, on):
+        """Learn of writes too, as some disk may have no room, or no more."""
+        self._is_tight = on
+        for methods in self._ours.values():
+            real = self._real_write[ctypes.addressof(methods)]
+            methods.write = self._write_callback if on else real
 
     def _randomness(self, _vfs, count, place):
         target = self.target
@@ -138,7 +153,10 @@ class _Shim:
         if ours is None:
             ours = self._ours[address] = _Methods.from_buffer_copy(methods.contents)
             self._real_sync[ctypes.addressof(ours)] = methods.contents.sync
+            self._real_write[ctypes.addressof(ours)] = methods.contents.write
             ours.sync = self._sync_callback
+            if self._is_tight:
+                ours.write = self._write_callback
         return ours
 
     def _sync(self, file, flags):
@@ -152,6 +170,13 @@ class _Shim:
         if code == 0 and target is not None:
             target.synced(path)
         return code
+
+    def _write(self, file, data, size, offset):
+        path = self._paths[file]
+        if not self.target.has_room(path, size, offset):
+            return FULL
+        methods = ctypes.addressof(_File.from_address(file).methods.contents)
+        return self._real_write[methods](file, data, size, offset)
 
     def _delete(self, _vfs, name, is_synced):
         self.target.removed(os.fsdecode(ctypes.string_at(name)))
@@ -176,6 +201,13 @@ def watch(databases, on):
         shim.watch(on)
 
 
+def tighten(on):
+    """Ask SimDatabases whether there is room for what SQLite writes, or no more."""
+    shim = _shim()
+    if shim is not None:
+        shim.tighten(on)
+
+
 def install(databases):
     """Have SQLite tell of what it does; None: nobody."""
     shim = _shim()
@@ -186,14 +218,16 @@ def install(databases):
 class SimDatabases:
     """What the platters hold of databases.
 
-    fails: path → True when its disk cannot sync now. seconds: tells the time. broken:
-    with "rows" in it, all nodes lose what waits in pending files at each fault. record:
+    fails: path → True when its disk cannot sync now. takes: path and bytes → True when
+    there is room for them. seconds: tells the time. broken: with "rows" in it, all
+    nodes lose what waits in pending files at each fault. record:
     takes a line for each sync and removal. forgetful: names of the nodes that may lose
     what was acknowledged. is_watched: False once no power will go any more.
     """
 
-    def __init__(self, rng, fails, seconds, *, broken=(), record=None):
+    def __init__(self, rng, fails, takes, seconds, *, broken=(), record=None):
         self.fails = fails
+        self._takes = takes
         self.seconds = seconds
         self.randomness = random.Random(rng.random()).randbytes
         self._record = record
@@ -210,6 +244,14 @@ class SimDatabases:
             self._record(f"SQLite syncs {path}")
         self._kept[path] = (os.stat(path).st_ino, _content(path))
         self._removed.pop(path, None)
+
+    def has_room(self, path, size, offset):
+        """False when a file would have to grow on a disk that is full."""
+        try:
+            more = offset + size - os.stat(path).st_size
+        except FileNotFoundError:
+            more = size
+        return more <= 0 or self._takes(path, more)
 
     def removed(self, path):
         """Keep what a journal was, as the directory may not know that it is gone."""

@@ -76,15 +76,20 @@ class SimClock:
 
 
 class InlineThreads:
-    """Runs the calls of `in_thread` at once, at times after letting others run."""
+    """Runs the calls of `in_thread` at once, at times letting others run around it."""
 
     def __init__(self, rng):
         self._rng = rng
 
     def call(self, function, args, kwargs):
-        if self._rng.random() < 0.2:
+        drawn = self._rng.random()
+        if drawn < 0.2:
             green.yield_now()
-        return function(*args, **kwargs)
+        result = function(*args, **kwargs)
+        if drawn > 0.9:
+            # What is done is not yet known to who asked for it.
+            green.yield_now()
+        return result
 
 
 # --- The disk -------------------------------------------------------------------------
@@ -150,12 +155,13 @@ class Kept:
 class DiskState:
     """How the disk of one node does.
 
-    errors: method → errno. cut_in: steps until the power goes, None for never. on_cut:
-    called then.
+    errors: method → errno. room: bytes that can still be written, None for enough.
+    cut_in: steps until the power goes, None for never. on_cut: called then.
     """
 
     down: bool = False
     errors: dict = field(default_factory=dict)
+    room: int | None = None
     cut_in: int | None = None
     on_cut: object = None
 
@@ -206,6 +212,11 @@ class SimDisk(FileSystem):
                 if found is not None:
                     return found
         return None
+
+    def errors_of(self, path):
+        """What fails on the node of a path, method → errno."""
+        state = self.nodes.get(self._node_of((path,), {}))
+        return {} if state is None else state.errors
 
     def step(self, name, arguments, keywords):
         """Fail as the node's disk does now; the node."""
@@ -286,11 +297,30 @@ class SimDisk(FileSystem):
     def bypass_cache(self, fd, on):
         return False
 
+    def write(self, fd, chunks):
+        room = self._room_of(fd)
+        if room is None:
+            return super().write(fd, chunks)
+        data = b"".join(chunks)
+        self.nodes[self._fds[fd]].room = max(0, room - len(data))
+        written = super().write(fd, [data[:room]]) if room else 0
+        if written < len(data):
+            raise _no_space()
+        return written
+
+    def _room_of(self, fd):
+        """The bytes that a file may still grow by, None for enough."""
+        state = self.nodes.get(self._fds.get(fd))
+        return None if state is None else state.room
+
     def preallocate(self, fd, size):
-        """There is room."""
+        room = self._room_of(fd)
+        if room is not None and size > room:
+            raise _no_space()
 
     def space(self, fd):
-        return 1 << 40, 1 << 41
+        room = self._room_of(fd)
+        return 1 << 40 if room is None else room, 1 << 41
 
     def read_once(self, fd):
         """Nothing to advise."""
@@ -300,6 +330,8 @@ class SimDisk(FileSystem):
 
     def lock(self, path, timeout_s):
         is_new = not os.path.exists(path)
+        if is_new and "make_directory" in self.errors_of(path):
+            raise _no_space()
         fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
         if is_new:
             self._kept.pop(os.fstat(fd).st_ino, None)
@@ -423,6 +455,10 @@ class SimDisk(FileSystem):
         kept.entries = {}
 
 
+def _no_space():
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def _is_file_name(name):
     return "." in name or "-" in name
 
@@ -467,7 +503,8 @@ class Network:
 
     chances: fault → how likely one message meets it. side: numbers of nodes that are
     cut off from all others; empty while the network is whole. deaf: the kind of servers
-    that storage nodes cannot reach, "" for none. record: takes a line for each message.
+    that storage nodes cannot reach, "" for none. delays: number of a node → seconds
+    that it takes to answer. record: takes a line for each message.
     """
 
     rng: object
@@ -476,6 +513,7 @@ class Network:
     counts: dict = field(default_factory=dict)
     side: frozenset = frozenset()
     deaf: str = ""
+    delays: dict = field(default_factory=dict)
     record: object = None
 
     def is_cut(self, one, other):
@@ -580,6 +618,9 @@ class _Served:
         if record is not None:
             call = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
             record(f"{self._node.name} gets {call} ({fault})")
+        delay_s = self._node.world.network.delays.get(self._node.number)
+        if delay_s:
+            green.sleep(delay_s * self._rng.random() * 2)
         if fault in ("refused", "silent"):
             if fault == "silent":
                 green.sleep(self._rng.choice((0.7, 5.0, 40.0)))
@@ -623,7 +664,8 @@ class SimRsync:
         place = rest.partition("/")[2]
         node = self._network.nodes[ip]
         code = 0
-        if node.down or self._network.draw() is not None:
+        is_full = node.world.disk.nodes[node.name].room is not None
+        if node.down or is_full or self._network.draw() is not None:
             code = 10
         else:
             try:

@@ -12,12 +12,21 @@ import errno
 import os
 
 from swift.runtime import green
+from test.sim import databases
 from test.sim.doors import FAULTS
 
 KINDS = (
     "weather", "weather", "stop", "power", "blackout", "blackout", "cut", "sick",
-    "full", "away", "damage", "split", "deafness", "repair", "repair",
+    "full", "full", "slow", "away", "damage", "split", "deafness", "repair", "repair",
 )  # fmt: skip
+_NO_INODES = (
+    "make_directory", "open_unnamed", "open_temporary", "open_append", "symlink",
+)  # fmt: skip
+_NO_NAMES = ("make_directory", "link_unnamed", "link", "rename", "set_xattr")
+
+
+_OF_ALL = ("weather", "damage", "blackout", "split", "deafness")
+"""What befalls the cluster, not the node that was drawn."""
 
 
 class Faults:
@@ -42,9 +51,9 @@ class Faults:
         """One fault, or the end of one. Yields."""
         kind = self._rng.choice(KINDS)
         node = self._rng.choice(self._world.nodes)
-        if node.down and kind in ("stop", "power", "cut", "sick", "full", "away"):
+        if node.down and kind not in _OF_ALL:
             kind = "repair"
-        if kind in ("weather", "damage", "blackout", "split", "deafness"):
+        if kind in _OF_ALL:
             getattr(self, f"_{kind}")()
         else:
             getattr(self, f"_{kind}")(node)
@@ -59,13 +68,15 @@ class Faults:
     def are_over(self):
         """True when nothing is broken now."""
         network = self._world.network
-        if network.chances or network.side or network.deaf:
+        if network.chances or network.side or network.deaf or network.delays:
             return False
         return not any(map(self._is_unwell, self._world.nodes))
 
     def _is_unwell(self, node):
-        has_errors = self._world.disk.nodes[node.name].errors
-        return node.down or has_errors or not os.path.isdir(node.path)
+        state = self._world.disk.nodes[node.name]
+        is_slow = node.number in self._world.network.delays
+        is_ill = state.errors or state.room is not None or is_slow
+        return node.down or is_ill or not os.path.isdir(node.path)
 
     def mend(self):
         """End all faults, and wait for what is on its way. Yields."""
@@ -79,7 +90,10 @@ class Faults:
     def _repair(self, node):
         state = self._world.disk.nodes[node.name]
         state.errors.clear()
+        state.room = None
         state.cut_in = None
+        self._world.network.delays.pop(node.number, None)
+        self._mind_room()
         node.bring_back()
         if node.down:
             node.start()
@@ -131,10 +145,25 @@ class Faults:
         self._say(f"{node.name} loses power")
         node.cut_power()
 
+    def _slow(self, node):
+        delay_s = self._rng.choice((1.0, 6.0, 12.0))
+        self._world.network.delays[node.number] = delay_s
+        self._say(f"{node.name} takes {delay_s} seconds to answer")
+
     def _cut(self, node):
         state = self._world.disk.nodes[node.name]
         state.cut_in = self._rng.randrange(60)
         self._say(f"{node.name} loses power in {state.cut_in} steps")
+
+    def fell(self):
+        """One node dies, or all lose power for a moment, amid whatever goes on."""
+        kind = self._rng.choice(("stop", "power", "blackout", "blackout"))
+        if kind == "blackout":
+            self._blackout()
+        else:
+            node = self._rng.choice(self._world.nodes)
+            if not node.down:
+                getattr(self, f"_{kind}")(node)
 
     def _blackout(self):
         """All nodes lose power at once, and start again."""
@@ -153,9 +182,17 @@ class Faults:
         self._say(f"{node.name} cannot sync")
 
     def _full(self, node):
-        errors = dict.fromkeys(("write", "preallocate"), errno.ENOSPC)
-        self._world.disk.nodes[node.name].errors.update(errors)
-        self._say(f"{node.name} is full")
+        """No room for data, or also none for inodes or for names."""
+        state = self._world.disk.nodes[node.name]
+        state.room = self._rng.choice((0, 0, 3000, 30_000))
+        missing = self._rng.choice(((), (), _NO_INODES, _NO_NAMES))
+        state.errors.update(dict.fromkeys(missing, errno.ENOSPC))
+        self._mind_room()
+        self._say(f"{node.name} is full but for {state.room} bytes {missing}")
+
+    def _mind_room(self):
+        states = self._world.disk.nodes.values()
+        databases.tighten(any(state.room is not None for state in states))
 
     def _away(self, node):
         self._say(f"{node.name} has no device")

@@ -8,6 +8,7 @@ import random
 from swift.core.headers import X_STORAGE_POLICY
 from swift.core.timestamp import Timestamp
 from swift.runtime import green
+from test.sim.clients import LeavingClient
 from test.sim.doors import START
 from test.sim.faults import Faults
 from test.sim.judge import Judge, Story, Write
@@ -136,10 +137,12 @@ class History:
 
     def _step(self):
         drawn = self.rng.random()
-        if drawn < 0.50:
+        if drawn < 0.44:
             self._object_step()
-        elif drawn < 0.56:
+        elif drawn < 0.50:
             self._burst()
+        elif drawn < 0.57:
+            self._crowd()
         elif drawn < 0.62:
             self._container_step()
         elif drawn < 0.80:
@@ -168,7 +171,27 @@ class History:
             self._expiring += 1
             self._write_object("PUT", container, f"x{self._expiring}", expires=True)
         else:
-            self._write_object(method, container, obj)
+            leaves = method == "PUT" and self.rng.random() < 0.15
+            self._write_object(method, container, obj, leaves=leaves)
+
+    def _crowd(self):
+        """Writes beside daemons, amid which a node falls or a proxy dies."""
+        rng = self.rng
+        container, obj = self._name()
+        kinds = rng.choices(("PUT", "PUT", "DELETE", "POST"), k=rng.choice((1, 2, 3)))
+        writes = [green.spawn(self._write_object, k, container, obj) for k in kinds]
+        others = [green.spawn(self._pass) for _ in range(rng.choice((0, 0, 1, 2)))]
+        for _ in range(rng.randrange(60)):
+            green.yield_now()
+        what = rng.choice(("fall", "fall", "proxy", "nothing"))
+        # A daemon that outlives its node's restart would be of no process.
+        if what == "fall" and not others:
+            self.faults.fell()
+        elif what == "proxy":
+            self.say("a proxy dies")
+            writes[0].kill()
+        for thread in writes + others:
+            thread.wait()
 
     def _burst(self):
         container, obj = self._name()
@@ -227,7 +250,9 @@ class History:
         self._marks += 1
         return f"m{self._marks}"
 
-    def _write_object(self, method, container, obj, *, side=None, expires=False):
+    def _write_object(
+        self, method, container, obj, *, side=None, expires=False, leaves=False
+    ):
         side, stamp = self._stamp(side)
         story = self.judge.objects.setdefault((container, obj), Story())
         write = Write(stamp.seconds, method, self._mark())
@@ -244,7 +269,7 @@ class History:
             method,
             f"/v1/a/{container}/{obj}",
             {} if method == "DELETE" else headers,
-            write.body,
+            LeavingClient(self.rng, write.body) if leaves else write.body,
             side=side,
             stamp=stamp,
         )[0]

@@ -237,7 +237,10 @@ class Judge:
                 for partition in names_in(top):
                     for suffix in names_in(f"{top}/{partition}"):
                         for digest in names_in(f"{top}/{partition}/{suffix}"):
-                            path = f"{top}/{partition}/{suffix}/{digest}/{digest}.db"
+                            place = f"{top}/{partition}/{suffix}/{digest}"
+                            if not _is_born(place):
+                                continue
+                            path = f"{place}/{digest}.db"
                             key = (int(partition), digest)
                             facts = self._facts(path, kind, found)
                             places.setdefault(key, {})[node.number] = facts
@@ -364,6 +367,15 @@ class Judge:
                     found.append(
                         f"{container}: the account says {counted}, it has {real}"
                     )
+
+
+def _is_born(place):
+    """False for the directory of a database that was never finished.
+
+    A full disk leaves such; they go when they are old by the kernel's time of files,
+    which no clock of ours reaches.
+    """
+    return not all(name.endswith(".tmp") for name in names_in(place))
 
 
 def _is_refused(story, stamp):

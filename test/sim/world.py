@@ -50,6 +50,7 @@ from swift.wire.internal_client import InternalClient
 from swift.wire.local_cache import LocalCache
 from swift.wire.request import call
 from test.sim import databases
+from test.sim.clients import LeavingClient
 from test.sim.doors import (
     START,
     InlineThreads,
@@ -345,6 +346,7 @@ class World:
         self.databases = databases.SimDatabases(
             rng,
             self._fails_to_sync,
+            self._has_room,
             self.clock.seconds,
             broken=broken,
             record=record,
@@ -402,9 +404,22 @@ class World:
         self._events(f"{self.clock.seconds() - START:13.6f} {text}")
 
     def _fails_to_sync(self, path):
-        name = path[len(self.root) + 1 :].partition("/")[0]
+        name = self._node_name(path)
         node = next((node for node in self.nodes if node.name == name), None)
         return node is not None and node.fails_to_sync()
+
+    def _has_room(self, path, size):
+        """True when a database may grow; the room is less by that then."""
+        state = self.disk.nodes.get(self._node_name(path))
+        if state is None or state.room is None:
+            return True
+        if size > state.room:
+            return False
+        state.room -= size
+        return True
+
+    def _node_name(self, path):
+        return path[len(self.root) + 1 :].partition("/")[0]
 
     def proxy(self, *, near=0, calm=False):
         """A proxy, on the side of a node; calm: its messages meet no faults."""
@@ -424,12 +439,18 @@ class World:
     def ask(self, app, method, path, headers=(), body=b"", stamp=None, cache_=None):
         """(status, headers, body) of one request; the body None when it broke off.
 
-        stamp: the time of the proxy that is asked, for clocks that differ.
+        body: bytes, or a LeavingClient. stamp: the time of the proxy that is asked, for
+        clocks that differ.
         """
         sent = dict(headers)
         if stamp is not None:
             sent[X_TIMESTAMP] = stamp
+        sender = body if isinstance(body, LeavingClient) else None
+        if sender is not None:
+            body = sender.body
         environ = blank(path, method=method, headers=sent, body=body)
+        if sender is not None:
+            sender.attach(environ)
         environ[env.CACHE] = LocalCache() if cache_ is None else cache_
         environ[env.TRANS_ID] = "tx-sim"
         response = call(app, environ)

@@ -3,9 +3,18 @@
 
 from __future__ import annotations
 
+import errno
 import random
+import sqlite3
+from pathlib import Path
 
+import pytest
+
+from swift.core.errors import ClientDisconnect, ClientTimeout
 from swift.storage.fs import FileSystem
+from test.sim import databases
+from test.sim.clients import LeavingClient
+from test.sim.databases import SimDatabases
 from test.sim.doors import CHANGES, STEPS, SimDisk
 
 NO_STEPS = frozenset(
@@ -48,3 +57,77 @@ def test_an_empty_directory_that_was_synced_comes_back_as_one(tmp_path):
     disk.lose_power("n1", "sda")
 
     assert (path / "cfb").is_dir()
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """The disk of a node that has room for five bytes, and the path of its device."""
+    path = tmp_path / "n1" / "sda"
+    path.mkdir(parents=True)
+    disk = SimDisk(str(tmp_path), NoLuck())
+    disk.add("n1", "sda")
+    disk.nodes["n1"].room = 5
+    return disk, path
+
+
+def test_a_full_disk_takes_what_fits_and_refuses_the_rest(full_disk):
+    disk, path = full_disk
+    fd, name = disk.open_temporary(str(path))
+
+    disk.write(fd, [b"abc"])
+    with pytest.raises(OSError, match="No space") as refused:
+        disk.write(fd, [b"de", b"fg"])
+    disk.close(fd)
+
+    assert refused.value.errno == errno.ENOSPC
+    assert Path(name).read_bytes() == b"abcde"
+
+
+def test_a_full_disk_says_how_much_is_left(full_disk):
+    disk, path = full_disk
+    fd, _ = disk.open_temporary(str(path))
+
+    assert disk.space(fd)[0] == 5
+    disk.preallocate(fd, 5)
+    with pytest.raises(OSError, match="No space"):
+        disk.preallocate(fd, 6)
+    disk.close(fd)
+
+
+@pytest.fixture
+def database(tmp_path):
+    """A small database, the room that is left for it, and who watches it."""
+    room = []
+    watcher = SimDatabases(
+        NoLuck(), lambda _: False, lambda _, size: size < room[0], lambda: 0.0
+    )
+    databases.install(watcher)
+    connection = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
+    connection.execute("CREATE TABLE t (text)")
+    yield connection, room
+    connection.close()
+    databases.install(None)
+
+
+def test_a_database_has_no_room_on_a_full_disk_until_there_is_some(database):
+    connection, room = database
+    room.append(0)
+
+    databases.tighten(True)
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        connection.execute("INSERT INTO t VALUES ('one')")
+    databases.tighten(False)
+    connection.execute("INSERT INTO t VALUES ('two')")
+
+    assert connection.execute("SELECT text FROM t").fetchall() == [("two",)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_client_that_leaves_sends_the_beginning_of_what_it_meant(seed):
+    client = LeavingClient(random.Random(seed), b"0123456789" * 700)
+    sent = []
+
+    with pytest.raises((ClientDisconnect, ClientTimeout)):
+        sent.extend(iter(lambda: client.read(65536), b""))
+
+    assert sent == [] or client.body.startswith(b"".join(sent))
