@@ -322,15 +322,29 @@ def _guarded_pass(daemon: Daemon[J], scope: Scope) -> None:
 
 
 class Workers:
-    """The forked processes of one daemon, one a share; the dead are replaced."""
+    """The forked processes of one daemon, one a share; the dead are replaced.
+
+    They end with this process, however it ends: nobody would stop or replace them, and
+    the next start of the daemon would have them work beside its own.
+    """
 
     def __init__(self, daemon: Daemon[Any], scope: Scope) -> None:
         self._daemon = daemon
         self._scope = scope
         self._pids: dict[int, tuple[int, Scope]] = {}
+        self._life: tuple[int, int] = (-1, -1)
 
     def run(self, shares: Sequence[Scope]) -> None:
         """Fork, then watch over the workers: until all are done (once), or forever."""
+        # Only this process keeps the end for writing, so it closes when we are gone.
+        self._life = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._run(shares)
+        finally:
+            for descriptor in self._life:
+                os.close(descriptor)
+
+    def _run(self, shares: Sequence[Scope]) -> None:
         while True:
             for index, share in enumerate(shares, 1):
                 self._fork(index, len(shares), share)
@@ -362,6 +376,8 @@ class Workers:
         try:
             green.after_fork()
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.close(self._life[1])
+            green.Watch(self._life[0], lambda: os._exit(1))
             prefix = f"[worker {index}/{count} pid={os.getpid()}] "
             self._daemon.log = self._daemon.log.with_prefix(prefix)
             run_passes(self._daemon, share)
