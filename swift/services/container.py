@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The container server: containers, the rows of their objects, and listings.
 
-Contract backend-http 6. What concerns shard ranges is in shard_ranges. A row is taken
-without a thread when the pending file can be appended at once, which is nearly always;
-everything else is one call to a disk thread.
+Contract backend-http 6. GET and HEAD are in container_get, what concerns shard ranges
+is in shard_ranges. A row is taken without a thread when the pending file can be
+appended at once, which is nearly always; everything else is one call to a disk thread.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from swift.core import listing
 from swift.core.container_sync import url_fault
 from swift.core.errors import (
     DatabaseExists,
@@ -23,46 +22,22 @@ from swift.core.errors import (
 from swift.core.headers import (
     CONTAINER_META,
     CONTAINER_SYSMETA,
-    CONTENT_TYPE,
-    LAST_MODIFIED,
-    REFERER,
-    USER_AGENT,
-    X_ACCOUNT_DEVICE,
-    X_ACCOUNT_HOST,
-    X_ACCOUNT_OVERRIDE_DELETED,
-    X_ACCOUNT_PARTITION,
     X_BACKEND_ACCEPT_QUOTED_LOCATION,
     X_BACKEND_ACCEPT_REDIRECT,
-    X_BACKEND_ALLOW_RESERVED_NAMES,
     X_BACKEND_AUTO_CREATE,
-    X_BACKEND_DELETE_TIMESTAMP,
     X_BACKEND_NO_TIMESTAMP_UPDATE,
-    X_BACKEND_OVERRIDE_DELETED,
-    X_BACKEND_PUT_TIMESTAMP,
-    X_BACKEND_RECORD_STORAGE_POLICY_INDEX,
     X_BACKEND_RECORD_TYPE,
-    X_BACKEND_SHARDING_STATE,
-    X_BACKEND_STATUS_CHANGED_AT,
     X_BACKEND_STORAGE_POLICY_DEFAULT,
     X_BACKEND_STORAGE_POLICY_INDEX,
-    X_BACKEND_TIMESTAMP,
-    X_BYTES_USED,
-    X_CONTAINER_BYTES_USED,
-    X_CONTAINER_OBJECT_COUNT,
     X_CONTAINER_READ,
     X_CONTAINER_SYNC_KEY,
     X_CONTAINER_SYNC_TO,
     X_CONTAINER_WRITE,
     X_CONTENT_TYPE,
     X_CONTENT_TYPE_TIMESTAMP,
-    X_DELETE_TIMESTAMP,
     X_ETAG,
     X_META_TIMESTAMP,
-    X_OBJECT_COUNT,
-    X_PUT_TIMESTAMP,
     X_SIZE,
-    X_TIMESTAMP,
-    X_TRANS_ID,
     X_VERSIONS_LOCATION,
     Headers,
 )
@@ -76,16 +51,16 @@ from swift.runtime.logs import Logger
 from swift.runtime.metrics import Metrics
 from swift.runtime.sync_realms import SyncRealms, realm_fault
 from swift.services import shard_ranges
+from swift.services.account_updates import AccountUpdates
+from swift.services.container_get import ContainerGet, broker_of, stat_of
 from swift.services.db_replicate import DatabaseReplicate
 from swift.services.node import Handler, NodeCall, NodeServer, policy_index_of
 from swift.services.node_db import (
     DatabaseConfig,
     DatabaseRoom,
-    ListingRequest,
     metadata_of,
-    put_metadata,
 )
-from swift.services.updates import UpdateSender, peers_of
+from swift.services.updates import UpdateSender
 from swift.storage.db.container import ContainerBroker, ContainerStat
 from swift.storage.db.sync_store import SyncStore
 from swift.wire import environ as env
@@ -141,7 +116,8 @@ class ContainerServer(NodeServer):
     ) -> None:
         self._room = room
         self._replicate = DatabaseReplicate(room, "containers", ContainerBroker)
-        self._sender = sender
+        self._reads = ContainerGet(room, cluster)
+        self._accounts = AccountUpdates(sender, log)
         self._sync_hosts = config.allowed_sync_hosts
         self._realms = SyncRealms(cluster.swift_dir)
         self._sync_store = SyncStore(room.devices.fs)
@@ -152,99 +128,14 @@ class ContainerServer(NodeServer):
     def handlers(self) -> Mapping[str, Handler]:
         """Method → handler."""
         return {
-            "GET": self.get,
-            "HEAD": self.head,
+            "GET": self._reads.get,
+            "HEAD": self._reads.head,
             "PUT": self.put,
             "POST": self.post,
             "DELETE": self.delete,
             "REPLICATE": self._replicate.run,
             "UPDATE": self.update,
         }
-
-    def _broker(self, call: NodeCall, name: ContainerName) -> ContainerBroker:
-        path = self._room.path(call.device, "containers", call.partition, name)
-        return ContainerBroker(self._room.databases, path, name)
-
-    # --- reading ----------------------------------------------------------------------
-
-    def get(self, call: NodeCall) -> Response:
-        """A listing of objects or of shard ranges. Yields."""
-        answer: Response = green.in_thread(self._get, call)
-        return answer
-
-    def head(self, call: NodeCall) -> Response:
-        """The facts of a container. Yields."""
-        answer: Response = green.in_thread(self._head, call)
-        return answer
-
-    def _head(self, call: NodeCall) -> Response:
-        wanted = ListingRequest.of(call, 0, head=True)
-        if isinstance(wanted, Response):
-            return wanted
-        broker = self._broker(call, _container_of(call))
-        stat = _stat(broker, stale_ok=True)
-        if stat is None:
-            return Response(404)
-        headers = _times(stat)
-        if stat.is_deleted:
-            return Response(404, headers)
-        self._put_facts(headers, stat)
-        headers[CONTENT_TYPE] = f"{wanted.format}; charset=utf-8"
-        return Response(204, headers)
-
-    def _get(self, call: NodeCall) -> Response:
-        name = _container_of(call)
-        limit_max = self.cluster.limits.container_listing_limit
-        wanted = ListingRequest.of(call, limit_max)
-        if isinstance(wanted, Response):
-            return wanted
-        record_type = call.headers.get(X_BACKEND_RECORD_TYPE, "object").lower()
-        broker = self._broker(call, name)
-        stat = _stat(broker, stale_ok=True)
-        if stat is None:
-            return Response(404)
-        headers = _times(stat)
-        if stat.is_deleted and not call.headers.true(X_BACKEND_OVERRIDE_DELETED):
-            return Response(404, headers)
-        self._put_facts(headers, stat)
-        if record_type == "shard" or (
-            record_type == "auto" and stat.db_state in ("sharding", "sharded")
-        ):
-            return shard_ranges.listing_of(broker, stat, call, wanted, headers)
-        headers[X_BACKEND_RECORD_TYPE] = "object"
-        policy_index = policy_index_of(call.headers, self.cluster)
-        if policy_index is None:
-            policy_index = stat.storage_policy_index
-        headers[X_BACKEND_RECORD_STORAGE_POLICY_INDEX] = policy_index
-        entries = broker.list_objects(
-            wanted.query,
-            policy_index,
-            allow_reserved=call.headers.true(X_BACKEND_ALLOW_RESERVED_NAMES),
-        )
-        headers[CONTENT_TYPE] = f"{wanted.format}; charset=utf-8"
-        if wanted.format == listing.PLAIN:
-            body = listing.plain(entries)
-        elif wanted.format == listing.JSON:
-            body = listing.objects_json(entries)
-        else:
-            body = listing.objects_xml(name.container, listing.objects_records(entries))
-        return Response(200 if body else 204, headers, body)
-
-    def _put_facts(self, headers: Headers, stat: ContainerStat) -> None:
-        """Add what a container holds and what is stored with it."""
-        put = Timestamp.parse(stat.put_timestamp)
-        dict.update(
-            headers,
-            {
-                X_CONTAINER_OBJECT_COUNT: str(stat.object_count),
-                X_CONTAINER_BYTES_USED: str(stat.bytes_used),
-                X_TIMESTAMP: Timestamp.parse(stat.created_at).normal,
-                X_PUT_TIMESTAMP: put.normal,
-                X_BACKEND_SHARDING_STATE: stat.db_state,
-                LAST_MODIFIED: put.http_date,
-            },
-        )
-        put_metadata(headers, stat.metadata)
 
     # --- PUT --------------------------------------------------------------------------
 
@@ -260,11 +151,11 @@ class ContainerServer(NodeServer):
         requested = policy_index_of(call.headers, self.cluster)
         if call.headers.get(X_BACKEND_RECORD_TYPE, "").lower() == "shard":
             return self._put_shard_ranges(call, name, timestamp, requested)
-        broker = self._broker(call, name)
+        broker = broker_of(self._room, call, name)
         answer, stat = green.in_thread(
             self._put_container, call, broker, timestamp, requested
         )
-        if stat is not None and self._account_is_missing(call, name, stat):
+        if stat is not None and self._accounts.is_missing(call, name, stat, self.agent):
             return Response(404)
         response: Response = answer
         return response
@@ -339,7 +230,7 @@ class ContainerServer(NodeServer):
             ranges = shard_ranges.parse_ranges(_body_of(call))
         except FormatError as error:
             return Response(400, body=f"Invalid body: {error}")
-        broker = self._broker(call, name)
+        broker = broker_of(self._room, call, name)
 
         def store() -> Response:
             created = self._auto_create(
@@ -433,7 +324,7 @@ class ContainerServer(NodeServer):
     ) -> Response:
         headers = call.headers
         redirect = headers.true(X_BACKEND_ACCEPT_REDIRECT)
-        broker = self._broker(call, name.container_name)
+        broker = broker_of(self._room, call, name.container_name)
         try:
             if broker.put_now(row, redirect=redirect):
                 return Response(status)
@@ -483,10 +374,10 @@ class ContainerServer(NodeServer):
         fault = self._sync_fault(call.headers.get(X_CONTAINER_SYNC_TO))
         if fault is not None:
             return Response(400, body=fault)
-        broker = self._broker(call, name)
+        broker = broker_of(self._room, call, name)
 
         def store() -> Response:
-            stat = _stat(broker)
+            stat = stat_of(broker)
             if stat is None or stat.is_deleted:
                 return Response(404)
             if not call.headers.true(X_BACKEND_NO_TIMESTAMP_UPDATE):
@@ -506,10 +397,10 @@ class ContainerServer(NodeServer):
             row = ObjectRow.tombstone(call.name.obj, timestamp.internal, policy_index)
             return self._take_row(call, call.name, row, timestamp, 204)
         name = call.container()
-        broker = self._broker(call, name)
+        broker = broker_of(self._room, call, name)
 
         def remove() -> tuple[Response, ContainerStat | None]:
-            before = _stat(broker)
+            before = stat_of(broker)
             if before is None:
                 return Response(404), None
             if not broker.empty():
@@ -523,7 +414,7 @@ class ContainerServer(NodeServer):
             return Response(204 if existed else 404), after
 
         answer, stat = green.in_thread(remove)
-        if stat is not None and self._account_is_missing(call, name, stat):
+        if stat is not None and self._accounts.is_missing(call, name, stat, self.agent):
             return Response(404)
         response: Response = answer
         return response
@@ -534,7 +425,7 @@ class ContainerServer(NodeServer):
         timestamp = call.timestamp()
         policy_index = policy_index_of(call.headers, self.cluster)
         body = _body_of(call)
-        broker = self._broker(call, name)
+        broker = broker_of(self._room, call, name)
 
         def merge() -> Response:
             try:
@@ -550,48 +441,6 @@ class ContainerServer(NodeServer):
         answer: Response = green.in_thread(merge)
         return answer
 
-    # --- the account ------------------------------------------------------------------
-
-    def _account_is_missing(
-        self, call: NodeCall, name: ContainerName, stat: ContainerStat
-    ) -> bool:
-        """Tell the account nodes that the request names; True when all say 404. Yields.
-
-        Any other failure is made good by the container updater.
-        """
-        headers = call.headers
-        partition = headers.get(X_ACCOUNT_PARTITION)
-        if not partition:
-            return False
-        try:
-            peers = peers_of(headers.get(X_ACCOUNT_HOST), headers.get(X_ACCOUNT_DEVICE))
-        except InvalidInput as error:
-            self.log.error(
-                "account update of %s is not sent: %s",
-                name.path,
-                error,
-                txn=call.trans_id,
-            )
-            return False
-        if not peers:
-            return False
-        update = Headers.titled(
-            [
-                (X_PUT_TIMESTAMP, stat.put_timestamp),
-                (X_DELETE_TIMESTAMP, stat.delete_timestamp),
-                (X_OBJECT_COUNT, str(stat.object_count)),
-                (X_BYTES_USED, str(stat.bytes_used)),
-                (X_TRANS_ID, call.trans_id),
-                (X_BACKEND_STORAGE_POLICY_INDEX, str(stat.storage_policy_index)),
-                (USER_AGENT, self.agent),
-                (REFERER, call.referer),
-            ]
-        )
-        if headers.get(X_ACCOUNT_OVERRIDE_DELETED, "no").lower() == "yes":
-            update[X_ACCOUNT_OVERRIDE_DELETED] = "yes"
-        answers = self._sender.send(peers, "PUT", partition, name.quoted, update)
-        return all(answer.status == 404 for answer in answers)
-
     def _sync_fault(self, target: str | None) -> str | None:
         """What is wrong with an X-Container-Sync-To, None when nothing is."""
         if not target:
@@ -601,39 +450,8 @@ class ContainerServer(NodeServer):
         return url_fault(target, self._sync_hosts)
 
 
-def _container_of(call: NodeCall) -> ContainerName:
-    """The container of a read; an object behind it is not looked at."""
-    if isinstance(call.name, ObjectName):
-        return call.name.container_name
-    return call.container()
-
-
-def _stat(broker: ContainerBroker, *, stale_ok: bool = False) -> ContainerStat | None:
-    try:
-        return broker.stat(stale_ok=stale_ok)
-    except DatabaseMissing:
-        return None
-
-
 def _conflict(stat: ContainerStat) -> Response:
     return Response(409, {X_BACKEND_STORAGE_POLICY_INDEX: stat.storage_policy_index})
-
-
-def _times(stat: ContainerStat) -> Headers:
-    """The headers that every answer about a known container has, also a 404."""
-    return Headers.titled(
-        [
-            (X_BACKEND_TIMESTAMP, _internal(stat.created_at)),
-            (X_BACKEND_PUT_TIMESTAMP, _internal(stat.put_timestamp)),
-            (X_BACKEND_DELETE_TIMESTAMP, _internal(stat.delete_timestamp)),
-            (X_BACKEND_STATUS_CHANGED_AT, _internal(stat.status_changed_at)),
-            (X_BACKEND_STORAGE_POLICY_INDEX, str(stat.storage_policy_index)),
-        ]
-    )
-
-
-def _internal(text: str) -> str:
-    return Timestamp.parse(text or "0").internal
 
 
 def _native(value: str) -> str:
