@@ -162,12 +162,13 @@ class FragmentCollector:
         key = (described.timestamp, described.etag, described.size)
         group = self._groups.setdefault(key, _Group(described.timestamp))
         index = described.index
+        # Nodes that are asked at once do not know of each other: one that gives what
+        # another has given may have more. How often they are asked again is bounded,
+        # for one that says what is not so would be for ever.
+        self._note_elsewhere(answer, described)
         if index in group.fragments or index in group.verdicts:
             self._unfit.append(answer)
             return
-        # Only a node that has given something new is asked again, or one that says
-        # what is not so would be for ever.
-        self._note_elsewhere(answer, described)
         if answer.is_success:
             group.fragments[index] = answer
         else:

@@ -17,6 +17,7 @@ import pytest
 from swift.core import headers as h
 from swift.core.erasure import ErasureCoding
 from swift.core.headers import Headers
+from swift.runtime import green
 from swift.wire import environ as env
 from swift.wire.request import Response
 from test.support.fragments import (
@@ -397,6 +398,23 @@ def test_the_listing_hears_of_an_object_though_a_node_dies(setup):
     assert len({seen.ip for seen in told}) >= 3
     assert {seen.headers["X-Etag"] for seen in told} == {md5(BIG).hexdigest()}
     assert {seen.headers["X-Size"] for seen in told} == {str(len(BIG))}
+
+
+@pytest.mark.parametrize("last", range(4))
+def test_a_fragment_that_waits_to_be_moved_hides_none_behind_it(setup, last):
+    # As after a change of the ring: a node has its own fragment and one that is another
+    # node's, and of the two it gives the latter.
+    put(setup)
+    primaries = setup.primaries()
+    [own], [other] = (setup.nodes.paths(primaries[at]) for at in (1, 5))
+    copy = own.with_name(other.name)
+    copy.write_bytes(other.read_bytes())
+    for name in os.listxattr(other):
+        os.setxattr(copy, name, os.getxattr(other, name))
+    lose(setup, (0, 2))
+    slow = [primaries[at] for at in (1, 5, 3, 4)][last]
+    setup.nodes.faults[slow] = lambda seen: green.sleep(0.05)
+    assert_whole(get(setup), BIG)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])

@@ -174,6 +174,27 @@ def test_a_node_with_more_is_asked_again():
     assert found.feed(fragment(3))
 
 
+def test_a_node_that_gave_what_another_gave_is_asked_for_what_else_it_has():
+    told = json.dumps({OLD.internal: [1, 5]})
+    more = fragment(5, **{"X-Backend-Fragments": told})
+    found = fed([fragment(5), more, fragment(2), fragment(3)])
+    assert found.chosen is None
+    assert found.revisit() is more.source
+    assert found.revisit() is None
+    assert found.feed(fragment(1))
+
+
+def test_a_node_that_always_gives_the_same_is_not_asked_for_ever():
+    told = json.dumps({OLD.internal: [1, 5]})
+    liar = fragment(5, **{"X-Backend-Fragments": told})
+    found = fed([liar, liar, fragment(2)])
+    asked = 0
+    while found.revisit() is not None:
+        asked += 1
+        assert not found.feed(liar)
+    assert asked <= 2 * CODING.unique
+
+
 def test_conditions_that_nodes_have_judged_are_passed_on():
     found = fed([fragment(index, status=304) for index in range(4)])
     assert found.enough[-1]
