@@ -75,7 +75,7 @@ def account_audit(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "-d", dest="download", action="store_true", help="read and hash every object"
     )
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)
     paths = list(options.paths)
     if not sys.stdin.isatty():
         paths += [line.strip() for line in sys.stdin if line.strip()]

@@ -133,7 +133,7 @@ def config(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--swift-dir", default=DEFAULT_SWIFT_DIR, help="where configurations are"
     )
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)
     if not options.targets:
         print("swift-config: a server or a file is needed", file=sys.stderr)
         return 1
@@ -224,7 +224,7 @@ def reconciler_enqueue(argv: Sequence[str] | None = None) -> int:
         help="replace an entry of the same time or newer",
     )  # fmt: skip
     parser.add_argument("--swift-dir", default=DEFAULT_SWIFT_DIR)
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)
     if len(options.words) != 3:
         parser.print_help()
         return 0

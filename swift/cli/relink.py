@@ -64,7 +64,7 @@ class Task:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 done, 1 with errors, 2 nothing to do or wrong usage."""
-    options = _parser().parse_args(argv)
+    options = _parser().parse_intermixed_args(argv)
     output: TextIO | None = None
     try:
         if options.logfile:

@@ -224,6 +224,12 @@ def test_no_majority_is_a_failure(node, capsys):
     assert "1 of 3 nodes" in capsys.readouterr().err
 
 
+def test_options_of_enqueue_may_stand_between_its_words(node, capsys):
+    words = ["1", "-X", "DELETE", "/a/c/o", "--swift-dir", str(node.root), "1700000000"]
+    assert reconciler_enqueue(words) == 0
+    assert capsys.readouterr().out == "1699999200\n"
+
+
 def test_usage_of_enqueue(capsys):
     assert reconciler_enqueue(["1", "/a/c/o"]) == 0
     assert capsys.readouterr().out.startswith("usage:")

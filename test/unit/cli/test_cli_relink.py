@@ -293,6 +293,12 @@ def test_exit_codes_without_work(node, capsys, tmp_path):
     assert stop.value.code == 2
 
 
+def test_options_may_stand_before_the_configuration(node):
+    node.use(PREPARED)
+    assert main(["relink", "--policy", "gold", "--device", "p0", str(node.conf)]) == 0
+    assert main(["--policy", "gold", "relink", str(node.conf)]) == 0
+
+
 def test_without_a_file_it_tells_a_log_of_its_own(node, tmp_path):
     node.put("one", POWER)
     node.use(PREPARED)
