@@ -20,9 +20,7 @@ from swift.storage.db.broker import (
     SYNC_SCHEMA,
     Broker,
     Layout,
-    Metadata,
     counts_deleted,
-    parse_metadata,
     sequences_of,
     span_condition,
 )
@@ -32,6 +30,7 @@ from swift.storage.db.connection import (
     Databases,
     run_script,
 )
+from swift.storage.db.metadata import Metadata, parse_metadata
 
 _ROW_TRIGGERS = """
 CREATE TRIGGER container_insert AFTER INSERT ON container

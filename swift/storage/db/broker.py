@@ -17,14 +17,13 @@ Format: doc/source/formats/databases.md (databases contract).
 
 from __future__ import annotations
 
-import json
 import pickle
 from abc import ABC, abstractmethod
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 from uuid import uuid4
 
 from swift.core.errors import (
@@ -33,7 +32,6 @@ from swift.core.errors import (
     InvalidInput,
     LockTimeout,
 )
-from swift.core.headers import META
 from swift.core.listing import Span
 from swift.core.pickles import loads
 from swift.core.rows import is_zero_like
@@ -43,6 +41,16 @@ from swift.storage.db.connection import (
     DatabaseConnection,
     Databases,
     device_of,
+)
+from swift.storage.db.metadata import (
+    Metadata,
+    MetadataLimits,
+    check_metadata,
+    is_newer,
+    merged_metadata,
+    metadata_text,
+    parse_metadata,
+    without_old,
 )
 
 STALE_WAIT_S = 0.1
@@ -54,23 +62,8 @@ LAYOUTS_MAX = 64
 RECLAIM_BATCH = 10000
 """Rows removed in one transaction."""
 
-Metadata = dict[str, tuple[str, str]]
-"""Name → (value, time in internal form); a blank value marks a removal."""
-
 _Row = TypeVar("_Row", bound=tuple[Any, ...])
 _B = TypeVar("_B", bound="Broker[Any]")
-
-
-class MetadataLimits(Protocol):
-    """The part of core.names.Limits that bounds a database's user metadata."""
-
-    @property
-    def max_meta_count(self) -> int:
-        """Items."""
-
-    @property
-    def max_meta_overall_size(self) -> int:
-        """Bytes of names and values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,16 +339,13 @@ class Broker(ABC, Generic[_Row]):
         Raises InvalidInput when the user metadata would exceed the limits.
         """
         old = self.metadata()
-        if not any(_is_newer(new, old.get(name)) for name, new in updates.items()):
+        if not any(is_newer(new, old.get(name)) for name, new in updates.items()):
             return
         path = self._current
         with self._writing(path) as connection:
             layout = self._layout_after(connection)
             old = parse_metadata(self._metadata_text(connection, layout, path))
-            merged = dict(old)
-            for name, (value, timestamp) in updates.items():
-                if _is_newer((value, timestamp), old.get(name)):
-                    merged[name] = (value, timestamp)
+            merged = merged_metadata(old, updates)
             if limits is not None:
                 check_metadata(self.kind, merged, limits)
             self._store_metadata(connection, merged)
@@ -368,7 +358,7 @@ class Broker(ABC, Generic[_Row]):
     def _store_metadata(
         self, connection: DatabaseConnection, metadata: Mapping[str, tuple[str, str]]
     ) -> None:
-        text = json.dumps({name: list(pair) for name, pair in metadata.items()})
+        text = metadata_text(metadata)
         connection.execute(f"UPDATE {self.stat_table} SET metadata = ?", (text,))
 
     def _metadata_changed(
@@ -467,7 +457,7 @@ class Broker(ABC, Generic[_Row]):
             if not layout.modern:
                 return True
             metadata = parse_metadata(self._metadata_text(connection, layout, path))
-            if _without_old(metadata, age) != metadata:
+            if without_old(metadata, age) != metadata:
                 return True
             tables = [
                 f"EXISTS (SELECT 1 FROM {table} WHERE {condition})"
@@ -492,7 +482,7 @@ class Broker(ABC, Generic[_Row]):
             metadata = parse_metadata(
                 self._metadata_text(connection, self._layout_after(connection), path)
             )
-            kept = _without_old(metadata, age)
+            kept = without_old(metadata, age)
             if kept != metadata:
                 self._store_metadata(connection, kept)
             self._reclaim_more(connection, sync_age)
@@ -612,35 +602,6 @@ def reidentify(
     )
 
 
-def parse_metadata(text: str) -> Metadata:
-    """Read a metadata column; raises FormatError."""
-    if not text:
-        return {}
-    try:
-        return {
-            str(name): (str(pair[0]), str(pair[1]))
-            for name, pair in json.loads(text).items()
-        }
-    except (ValueError, AttributeError, TypeError, LookupError) as error:
-        raise FormatError("database metadata", f"is {text!r:.80}") from error
-
-
-def check_metadata(kind: str, metadata: Metadata, limits: MetadataLimits) -> None:
-    """Hold the user metadata of a database to the limits; raises InvalidInput."""
-    prefix = META[kind].lower()
-    count = size = 0
-    for name, (value, _) in metadata.items():
-        if value and name.lower().startswith(prefix):
-            count += 1
-            size += len(name[len(prefix) :].encode()) + len(value.encode())
-    if count > limits.max_meta_count:
-        raise InvalidInput(f"Too many metadata items; max {limits.max_meta_count}")
-    if size > limits.max_meta_overall_size:
-        raise InvalidInput(
-            f"Total metadata too large; max {limits.max_meta_overall_size}"
-        )
-
-
 def counts_deleted(count: object, put_timestamp: str, delete_timestamp: str) -> bool:
     """True when something is empty and its delete is newer than its put (as text)."""
     return is_zero_like(count) and delete_timestamp > put_timestamp
@@ -663,13 +624,6 @@ def sequences_of(connection: DatabaseConnection, *tables: str) -> list[int]:
     """The highest ROWID that each table ever had, or -1."""
     found = dict(connection.execute("SELECT name, seq FROM sqlite_sequence"))
     return [int(found.get(table, -1)) for table in tables]
-
-
-def _without_old(metadata: Metadata, age: str) -> Metadata:
-    """Metadata but for what was removed before that time."""
-    return {
-        name: pair for name, pair in metadata.items() if pair[0] != "" or pair[1] >= age
-    }
 
 
 def _set_sync_point(
@@ -696,10 +650,6 @@ def _columns(connection: DatabaseConnection, table: str) -> set[str]:
 def _pending_entry(row: tuple[Any, ...]) -> bytes:
     """One row as it is appended to a pending file (databases 6)."""
     return b":" + b64encode(pickle.dumps(tuple(row), protocol=2))
-
-
-def _is_newer(update: tuple[str, str], old: tuple[str, str] | None) -> bool:
-    return old is None or update[1] > old[1]
 
 
 def _decimal(seconds: float) -> str:

@@ -37,9 +37,7 @@ from swift.core.timestamp import Timestamp
 from swift.storage.db.broker import (
     Broker,
     Layout,
-    Metadata,
     counts_deleted,
-    parse_metadata,
     sequences_of,
     span_condition,
 )
@@ -56,6 +54,7 @@ from swift.storage.db.container_schema import (
     STAT_COLUMNS,
     migrate,
 )
+from swift.storage.db.metadata import Metadata, parse_metadata
 from swift.storage.db.shards import (
     SHARDED,
     SHARDING,

@@ -35,9 +35,10 @@ from swift.core.names import is_safe_segment
 from swift.core.rows import ContainerRow, ObjectRow, PolicyFacts
 from swift.core.shards import ShardRange
 from swift.storage.db.account import AccountBroker
-from swift.storage.db.broker import Metadata, parse_metadata, reidentify
+from swift.storage.db.broker import reidentify
 from swift.storage.db.connection import device_of, epoch_of
 from swift.storage.db.container import ContainerBroker
+from swift.storage.db.metadata import Metadata, parse_metadata
 
 _TMP = "tmp"
 
