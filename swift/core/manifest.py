@@ -366,12 +366,20 @@ class DloManifest:
     @classmethod
     def parse(cls, value: str) -> DloManifest:
         """Read an X-Object-Manifest. Raises ManifestError when it names no objects."""
-        decoded = unquote_to_bytes(value.encode("latin-1")).decode("latin-1")
-        container, _slash, prefix = decoded.partition("/")
-        bad = not container or not prefix or prefix[0] == "/"
+        raw = unquote_to_bytes(value.encode("latin-1"))
+        container, _slash, prefix = raw.decode("latin-1").partition("/")
+        bad = not container or not prefix or prefix[0] == "/" or not _is_text(raw)
         if bad or "?" in value or "&" in value:
             raise ManifestError("a manifest must name container/prefix")
         return cls(container, prefix)
+
+
+def _is_text(name: bytes) -> bool:
+    """False for bytes that no path may hold, so that nothing could be read by them."""
+    try:
+        return "\0" not in name.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
 
 
 def dlo_etag(etags: Sequence[str]) -> str:

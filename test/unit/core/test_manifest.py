@@ -68,13 +68,21 @@ def test_any_bytes_are_a_manifest_or_refused(data):
 
 @pytest.mark.parametrize(
     ("value", "container", "prefix"),
-    [("c/p", "c", "p"), ("c/p/q/", "c", "p/q/"), ("c%20d/p%2Fq", "c d", "p/q")],
+    [
+        ("c/p", "c", "p"),
+        ("c/p/q/", "c", "p/q/"),
+        ("c%20d/p%2Fq", "c d", "p/q"),
+        ("c/%C3%A9", "c", "\xc3\xa9"),
+    ],
 )
 def test_a_dynamic_manifest_names_container_and_prefix(value, container, prefix):
     assert DloManifest.parse(value) == DloManifest(container, prefix)
 
 
-@pytest.mark.parametrize("value", ["", "c", "c/", "/c/p", "c//p", "c/p?q", "c/p&q"])
+@pytest.mark.parametrize(
+    "value",
+    ["", "c", "c/", "/c/p", "c//p", "c/p?q", "c/p&q", "c/%FF", "c\xff/p", "c/p%00"],
+)
 def test_what_names_no_prefix_is_no_dynamic_manifest(value):
     with pytest.raises(ManifestError):
         DloManifest.parse(value)
