@@ -14,6 +14,8 @@ import os
 import shutil
 from dataclasses import dataclass, field
 
+import greenlet
+
 from swift.core.errors import LockTimeout, PeerError, PeerTimeout
 from swift.daemons import rsync
 from swift.runtime import green
@@ -75,21 +77,57 @@ class SimClock:
         self._passed += seconds
 
 
-class InlineThreads:
-    """Runs the calls of `in_thread` at once, at times letting others run around it."""
+class DiskThreads:
+    """Runs the calls of `in_thread`: at once, or on green threads of their own.
 
-    def __init__(self, rng):
+    apart: most calls get such a thread. It is one of `running`, lets others run between
+    the steps of a disk, and goes on when nobody waits for it any more.
+    """
+
+    def __init__(self, rng, *, apart=False):
         self._rng = rng
+        self._apart = apart
+        self.running = set()
 
     def call(self, function, args, kwargs):
         drawn = self._rng.random()
         if drawn < 0.2:
             green.yield_now()
-        result = function(*args, **kwargs)
+        run = self._call_apart if self._apart and drawn < 0.7 else _call
+        result = run(function, args, kwargs)
         if drawn > 0.9:
             # What is done is not yet known to who asked for it.
             green.yield_now()
         return result
+
+    def _call_apart(self, function, args, kwargs):
+        outcome = []
+        thread = green.spawn(self._run, function, args, kwargs, outcome)
+        self.running.add(thread)
+        thread.wait()
+        if not outcome:
+            raise green.Killed  # with its process
+        result, error = outcome[0]
+        if error is not None:
+            raise error
+        return result
+
+    def _run(self, function, args, kwargs, outcome):
+        try:
+            outcome.append((function(*args, **kwargs), None))
+        except Exception as error:
+            outcome.append((None, error))
+        finally:
+            self.running.discard(this_thread())
+
+
+def _call(function, args, kwargs):
+    return function(*args, **kwargs)
+
+
+def this_thread():
+    """The green thread that runs."""
+    return greenlet.getcurrent()
 
 
 # --- The disk -------------------------------------------------------------------------
@@ -156,7 +194,8 @@ class DiskState:
     """How the disk of one node does.
 
     errors: method → errno. room: bytes that can still be written, None for enough.
-    cut_in: steps until the power goes, None for never. on_cut: called then.
+    cut_in: steps until the power goes, None for never. on_cut: called then. threads:
+    of those in DiskThreads.running, which work for the node.
     """
 
     down: bool = False
@@ -164,6 +203,7 @@ class DiskState:
     room: int | None = None
     cut_in: int | None = None
     on_cut: object = None
+    threads: dict = field(default_factory=dict)
 
 
 class SimDisk(FileSystem):
@@ -171,9 +211,9 @@ class SimDisk(FileSystem):
 
     broken: names of rules that it breaks, to see that the simulation notices:
     "fsync" does not sync, and nothing is on the platter by luck; "tombstones" loses
-    them, "pending" loses container updates. (Databases break "rows".) record: takes a
-    line for each step. is_calm: no disk will fail and no power go any more, so that
-    nothing need be watched.
+    them, "pending" loses container updates. (Databases break "rows".) threads: see
+    DiskThreads.running. record: takes a line for each step. is_calm: no disk will fail
+    and no power go any more, so that nothing need be watched.
     """
 
     is_calm = False
@@ -184,6 +224,7 @@ class SimDisk(FileSystem):
         self.root = root
         self.broken = frozenset(broken)
         self.nodes = {}
+        self.threads = frozenset()
         self._rng = rng
         self._fds = {}
         self._kept = {}
@@ -227,6 +268,8 @@ class SimDisk(FileSystem):
         state = self.nodes.get(node)
         if state is None:
             return node
+        if self.threads and not self.is_calm:
+            self._let_others_run(state)
         if state.down:
             raise OSError(errno.EIO, "the node is off")
         if name in state.errors:
@@ -238,6 +281,18 @@ class SimDisk(FileSystem):
                 state.on_cut()
                 raise PowerCut
         return node
+
+    def _let_others_run(self, state):
+        """On a disk thread: take a while, at times. Yields."""
+        thread = this_thread()
+        if thread not in self.threads:
+            return
+        state.threads[thread] = None
+        drawn = self._rng.random()
+        if drawn < 0.15:
+            green.yield_now()
+        elif drawn < 0.18:
+            green.sleep(self._rng.choice((0.002, 0.1, 1.5)))
 
     def opened(self, name, result, node):
         """Remember whose a descriptor is, and that a new file is new."""

@@ -53,12 +53,13 @@ from test.sim import databases
 from test.sim.clients import LeavingClient
 from test.sim.doors import (
     START,
-    InlineThreads,
+    DiskThreads,
     Network,
     SimClock,
     SimConnector,
     SimDisk,
     SimRsync,
+    this_thread,
 )
 from test.sim.layout import PORTS, Rings, policies_of
 
@@ -139,18 +140,27 @@ class SimNode:
         world.disk.nodes[self.name].down = False
 
     def stop(self):
-        """End the servers and all their requests at once."""
+        """End the servers and all their requests at once.
+
+        What they do as they end is not done, for a process that is killed does not.
+        """
+        state = self.world.disk.nodes[self.name]
+        state.down = True
         self.down = True
         self.apps = {}
         self.daemons = {}
         self.databases = None
         # Killing yields; who starts us again meanwhile must find nothing of this.
         served, self.served = self.served, []
-        me = green_self()
+        me = this_thread()
         for each in served:
             each.channel.close()
             if each.thread is not me:
                 each.thread.kill()
+        threads, state.threads = state.threads, {}
+        for thread in threads:
+            if thread is not me:
+                thread.kill()
 
     def cut_power(self):
         """End everything, and lose what was not synced."""
@@ -304,13 +314,6 @@ class CachedApp:
         return self._app(environ, start_response)
 
 
-def green_self():
-    """The green thread that runs."""
-    import greenlet
-
-    return greenlet.getcurrent()
-
-
 class World:
     """The cluster. Close it.
 
@@ -340,8 +343,10 @@ class World:
         os.urandom = rng.randbytes
         random._urandom = rng.randbytes
         green.install(self.clock)
-        green.install_threads(InlineThreads(rng))
+        threads = DiskThreads(rng, apart=rng.random() < 0.3)
+        green.install_threads(threads)
         self.disk = SimDisk(self.root, rng, broken, record)
+        self.disk.threads = threads.running
         fs.install(self.disk)
         self.databases = databases.SimDatabases(
             rng,

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from swift.core.errors import ClientDisconnect, ClientTimeout
+from swift.runtime import green
 from swift.storage.fs import FileSystem
 from test.sim import databases
 from test.sim.clients import LeavingClient
 from test.sim.databases import SimDatabases
-from test.sim.doors import CHANGES, STEPS, SimDisk
+from test.sim.doors import CHANGES, STEPS, DiskThreads, SimClock, SimDisk
 
 NO_STEPS = frozenset(
     (
@@ -122,6 +123,15 @@ def test_a_database_has_no_room_on_a_full_disk_until_there_is_some(database):
     assert connection.execute("SELECT text FROM t").fetchall() == [("two",)]
 
 
+@pytest.fixture
+def clock():
+    """A clock that jumps."""
+    green.install(SimClock())
+    yield
+    green.install(None)
+
+
+@pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize("seed", range(8))
 def test_a_client_that_leaves_sends_the_beginning_of_what_it_meant(seed):
     client = LeavingClient(random.Random(seed), b"0123456789" * 700)
@@ -131,3 +141,54 @@ def test_a_client_that_leaves_sends_the_beginning_of_what_it_meant(seed):
         sent.extend(iter(lambda: client.read(65536), b""))
 
     assert sent == [] or client.body.startswith(b"".join(sent))
+
+
+@pytest.fixture
+def threads():
+    """Disk threads that run apart from who waits for them."""
+    made = DiskThreads(AlwaysApart(), apart=True)
+    green.install_threads(made)
+    yield made
+    green.install_threads(None)
+
+
+class AlwaysApart(random.Random):
+    """Chance that gives every call a thread of its own."""
+
+    def random(self):
+        return 0.5
+
+
+def test_a_disk_thread_gives_back_what_its_call_returned_or_raised(threads):
+    assert green.in_thread(int, "7") == 7
+    with pytest.raises(ValueError, match="invalid literal"):
+        green.in_thread(int, "seven")
+    assert not threads.running
+
+
+def test_a_disk_thread_ends_its_call_when_nobody_waits_any_more(threads):
+    done = []
+
+    def work():
+        green.yield_now()
+        done.append("all of it")
+
+    waiting = green.spawn(green.in_thread, work)
+    while not threads.running:
+        green.yield_now()
+    waiting.kill()
+    while threads.running:
+        green.yield_now()
+
+    assert done == ["all of it"]
+
+
+def test_who_waits_for_a_disk_thread_that_is_killed_goes_with_it(threads):
+    waiting = green.spawn(green.in_thread, green.sleep, 60)
+    while not threads.running:
+        green.yield_now()
+
+    for thread in set(threads.running):
+        thread.kill()
+
+    assert waiting.wait() is None
