@@ -21,7 +21,6 @@ from swift.core.errors import ConfigError
 from swift.core.settings import (
     boolean,
     natural,
-    number,
     option,
     positive_int,
     seconds,
@@ -282,6 +281,6 @@ class ServerConfig:
     ring_check_interval_s: float = option(
         15.0,
         name="ring_check_interval",
-        parse=number,
+        parse=seconds,
         doc="Time between looks for changed ports in the rings.",
     )

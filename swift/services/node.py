@@ -36,7 +36,7 @@ from swift.core.names import (
     split_node_path,
     text_of_wsgi,
 )
-from swift.core.settings import boolean, option
+from swift.core.settings import boolean, option, string
 from swift.core.timestamp import Timestamp
 from swift.runtime import green
 from swift.runtime.access_lines import Anonymizer, LineTemplate
@@ -54,6 +54,18 @@ _PATH_ORDER = ("disk", "partition", "account", "container", "object")
 _PATH_FIELDS = frozenset(_PATH_ORDER)
 
 
+def _line_format(text: str) -> str:
+    """A template of access lines, blank for the usual one."""
+    value = string(text)
+    LineTemplate.for_server(value, Anonymizer())  # raises ValueError
+    return value
+
+
+def _hash_method(text: str) -> str:
+    """The name of a hash that this machine has."""
+    return Anonymizer(string(text)).method  # raises ValueError
+
+
 @dataclass(frozen=True)
 class NodeConfig:
     """Options of [app:account-server] and its two siblings, whatever the kind."""
@@ -66,14 +78,13 @@ class NodeConfig:
         parse=boolean,
         doc="Take REPLICATE and SSYNC; false refuses them with 405.",
     )
-    log_format: str = option("", doc="Template of access lines.")
+    log_format: str = option("", parse=_line_format, doc="Template of access lines.")
     log_anonymization_method: str = option(
-        "md5", doc="Hash of fields that the template wants anonymized."
+        "md5",
+        parse=_hash_method,
+        doc="Hash of fields that the template wants anonymized.",
     )
     log_anonymization_salt: str = option("", doc="Goes into that hash.")
-
-    def __post_init__(self) -> None:
-        self.line_template()  # raises ValueError for a template that does not parse
 
     def line_template(self) -> LineTemplate:
         """The template of access lines."""

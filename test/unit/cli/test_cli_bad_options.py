@@ -83,6 +83,30 @@ def test_no_server_starts_with_such_a_value(
     assert value in said
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        pytest.param("log_format", "{nonsense}", id="field that does not exist"),
+        pytest.param("log_format", "{path", id="bracket that stays open"),
+        pytest.param("log_anonymization_method", "rot13", id="no such hash"),
+        pytest.param("ring_check_interval", "-1", id="time that has passed"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["account", "container", "object"])
+def test_no_storage_server_starts_with_such_a_value(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    option: str,
+    value: str,
+) -> None:
+    assert start_server(tmp_path, kind, "-t", **{option: value}) == 1
+
+    said = "".join(capsys.readouterr())
+    assert f"{tmp_path}/program.conf [" in said
+    assert f"] {option}: " in said
+
+
 def test_the_file_of_an_unknown_user_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
