@@ -108,7 +108,7 @@ class DatabaseAuditor(Daemon[FoundDatabase]):
     def handle(self, job: FoundDatabase) -> None:
         started = green.now()
         try:
-            checked = green.in_thread(self.check, self.local.open(job))
+            checked = green.in_thread(self.audit, self.local.open(job))
         except DatabaseMissing:
             return
         except (Corrupt, WrongTotals) as error:
@@ -129,7 +129,7 @@ class DatabaseAuditor(Daemon[FoundDatabase]):
             if green.now() - self._counts.since >= REPORT_S:
                 self._report()
 
-    def check(self, broker: AnyBroker) -> bool:
+    def audit(self, broker: AnyBroker) -> bool:
         """True when the database is sound, False when there is nothing to check.
 
         Blocks. Raises Corrupt and WrongTotals.
@@ -173,7 +173,7 @@ class AccountAuditor(DatabaseAuditor):
     kind: ClassVar[str] = "account"
     Config: ClassVar[type[AuditorConfig]] = AccountAuditorConfig
 
-    def check(self, broker: AnyBroker) -> bool:
+    def audit(self, broker: AnyBroker) -> bool:
         assert isinstance(broker, AccountBroker), "accounts have account brokers"
         stat = broker.stat()
         if stat.is_deleted:
@@ -203,6 +203,6 @@ class ContainerAuditor(DatabaseAuditor):
     kind: ClassVar[str] = "container"
     Config: ClassVar[type[AuditorConfig]] = ContainerAuditorConfig
 
-    def check(self, broker: AnyBroker) -> bool:
+    def audit(self, broker: AnyBroker) -> bool:
         assert isinstance(broker, ContainerBroker), "containers have container brokers"
         return not broker.stat().is_deleted

@@ -10,6 +10,7 @@ import pytest
 from swift.core.names import AccountName, ContainerName
 from swift.daemons.db_auditor import REPORT_S, AccountAuditor, ContainerAuditor
 from swift.runtime import green
+from swift.runtime.daemon import Scope, run_pass
 from test.support.db_nodes import DbNodes, container_row, moment, object_row
 
 ACCOUNT = AccountName("AUTH_a")
@@ -63,10 +64,13 @@ def test_counts_are_told_by_the_hour_and_begin_anew(nodes):
     gone.delete(moment(5))
     daemon = nodes.daemon(ContainerAuditor, 0)
     daemon._counts.since = green.now() - REPORT_S
-    from swift.runtime.daemon import Scope, run_pass
-
     run_pass(daemon, Scope(once=True))
     found = recon(nodes, "container")
     assert found["container_audits_passed"] + daemon._counts.passed == 1
     assert found["container_audits_failed"] == 0
     assert daemon._counts.since > green.now() - 60
+
+
+@pytest.mark.parametrize("kind", [AccountAuditor, ContainerAuditor])
+def test_an_auditor_has_nothing_against_a_scope_at_its_start(nodes, kind):
+    nodes.daemon(kind, 0).check(Scope(once=True))
