@@ -31,6 +31,7 @@ class Host:
         host = self
 
         class Handler(BaseHTTPRequestHandler):
+            wbufsize = -1  # head and body at once, or they wait for each other
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
