@@ -236,7 +236,7 @@ class SegmentReader:
         described = self._described
         span = self._decoder.segment_range(self.position, self.last, described.size)
         headers = [*self._ask.headers]
-        if span.size:
+        if span.size:  # an empty object is asked for whole
             headers.append((h.RANGE, f"bytes={span.start}-{span.stop - 1}"))
         ask = Ask("GET", self._ask.partition, self._ask.path, headers)
         extra = [preferences_header([(described.timestamp, list(self._sources))])]

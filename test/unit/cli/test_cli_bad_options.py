@@ -44,6 +44,22 @@ def start_server(folder: Path, kind: str, *words: str, **values: str) -> int:
     return code
 
 
+def what_refuses(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    option: str,
+    value: str,
+) -> str:
+    """What a server says that refuses a value; file and option are in it."""
+    assert start_server(folder, kind, "-t", **{option: value}) == 1
+
+    said = "".join(capsys.readouterr())
+    assert f"{folder}/program.conf [" in said
+    assert f"] {option}: " in said
+    return said
+
+
 def start_daemon(folder: Path, section: str, *words: str, **values: str) -> int:
     path = write_conf(folder, f"[{section}]", values)
     program = daemons.PROGRAMS[section]
@@ -75,12 +91,7 @@ def test_no_server_starts_with_such_a_value(
     option: str,
     value: str,
 ) -> None:
-    assert start_server(tmp_path, kind, "-t", **{option: value}) == 1
-
-    said = "".join(capsys.readouterr())
-    assert f"{tmp_path}/program.conf [" in said
-    assert f"] {option}: " in said
-    assert value in said
+    assert value in what_refuses(tmp_path, capsys, kind, option, value)
 
 
 @pytest.mark.parametrize(
@@ -100,11 +111,7 @@ def test_no_storage_server_starts_with_such_a_value(
     option: str,
     value: str,
 ) -> None:
-    assert start_server(tmp_path, kind, "-t", **{option: value}) == 1
-
-    said = "".join(capsys.readouterr())
-    assert f"{tmp_path}/program.conf [" in said
-    assert f"] {option}: " in said
+    what_refuses(tmp_path, capsys, kind, option, value)
 
 
 def test_the_file_of_an_unknown_user_is_named(
